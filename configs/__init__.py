@@ -1,0 +1,1 @@
+"""The configurations of the commands: Hydra's groups, one folder each."""

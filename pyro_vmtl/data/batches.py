@@ -1,0 +1,283 @@
+"""Training batches that hold every task: dense tensors ``[T, B, ...]`` with a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vmtl.data.arguments import check_whole
+from pyro_vmtl.errors import InputError
+
+if TYPE_CHECKING:
+    from pyro_vmtl.data.task_set import TaskSet
+
+__all__ = ["Batch", "TaskBatches", "gather", "padded"]
+
+_Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(eq=False)
+class Batch:
+    """Samples of every task in one dense block.
+
+    :param x: inputs, ``[T, B, *input_shape]``; padding repeats a real sample.
+    :param y: targets, ``[T, B]`` int64 or float32, or ``[T, B, K]`` float32; class 0 or 0.0 where
+        there is no label.
+    :param mask: ``[T, B]`` bool, True where there is a sample with a label.
+    :param scale: ``[T, B]`` float32, the inverse of the probability with which a sample of the
+        task came into the batch; 1 where ``mask`` is False.
+    :param index: ``[T, B]`` int64, the row of the sample in the task set, -1 on padding.
+    """
+
+    x: Tensor
+    y: Tensor
+    mask: Tensor
+    scale: Tensor
+    index: Tensor
+
+    @property
+    def num_tasks(self) -> int:
+        """T."""
+        return self.mask.shape[0]
+
+    @property
+    def num_samples(self) -> int:
+        """B, padding included."""
+        return self.mask.shape[1]
+
+    @property
+    def present(self) -> Tensor:
+        """``[T, B]`` bool: True where there is a sample, with or without a label."""
+        return self.index >= 0
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on ``device``; the very same object if it is there already."""
+        here = (self.x, self.y, self.mask, self.scale, self.index)
+        there = tuple(tensor.to(device) for tensor in here)
+        if all(new is old for new, old in zip(there, here, strict=True)):
+            return self
+        return Batch(*there)
+
+
+def gather(
+    tasks: TaskSet,
+    index: Tensor,
+    scale: Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> Batch:
+    """The batch of the samples at ``index``, read from the flat storage in one go.
+
+    :param index: ``[T, B]`` int64 rows, -1 for padding, row t from task t. Padding repeats the
+        sample in the first column; a task without any sample shows the first of the whole set.
+    :param scale: ``[T, B]`` float32, by default 1.
+    :param device: where the batch goes, by default where ``tasks`` is.
+    """
+    index = index.to(tasks.x.device)
+    rows = torch.where(index >= 0, index, index[:, :1].clamp(min=0))
+    mask = (index >= 0) & tasks.labelled[rows]
+    x = tasks.x.index_select(0, rows.flatten()).reshape(*rows.shape, *tasks.input_shape)
+    y = tasks.y[rows]
+    y = torch.where(mask if y.ndim == 2 else mask.unsqueeze(-1), y, torch.zeros_like(y))
+    if scale is None:
+        scale = torch.ones(index.shape, dtype=torch.float32)
+    batch = Batch(x=x, y=y, mask=mask, scale=scale.to(index.device), index=index)
+    return batch if device is None else batch.to(device)
+
+
+def padded(group: _Array, num_groups: int) -> _Array:
+    """The positions of the members of every group, in their order, side by side.
+
+    :param group: ``[N]`` integers in [0, num_groups).
+    :returns: ``[num_groups, size of the largest group]`` int64, -1 on padding.
+    """
+    sizes = np.bincount(group, minlength=num_groups)
+    members = np.argsort(group, kind="stable")
+    table = np.full((num_groups, sizes.max(initial=0)), -1, dtype=np.int64)
+    table[group[members], _count_up(sizes)] = members
+    return table
+
+
+def _count_up(sizes: _Array) -> _Array:
+    """0, 1, ..., s - 1 for every s in ``sizes``, one after the other."""
+    ends = np.cumsum(sizes)
+    counts: _Array = np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
+    return counts
+
+
+class TaskBatches:
+    """Batches of labelled samples for training; each holds every task and is unbiased for its sum.
+
+    Three ways to draw them:
+
+    - neither ``batch_size`` nor ``per_class``: the full batch, one and the same object each step;
+    - ``batch_size``: a random permutation of every task's N_t samples is cut into the fewest chunks
+      of at most so many samples, as equal as can be, and a batch takes the next chunk of each task.
+      The sizes are settled beforehand, so that a chunk of b samples is a uniform random subset and
+      each of its samples has the inclusion probability b / N_t;
+    - ``per_class``: the same within each class of each task, min(m, N_tc) samples at a time, with
+      inclusion probability min(m, N_tc) / N_tc.
+
+    ``scale`` is the inverse of that probability: for any f, the sum of scale * f over a task's
+    samples in the batch has the sum of f over all its labelled samples as its mean. A task whose
+    chunks are used up within an epoch goes on with a new permutation. The epoch's batches are a
+    function of ``(seed, rank, epoch)``, and nothing else: iterating twice gives them twice.
+
+    The batches have B in common (padding, where tasks differ in size), and are read from the flat
+    storage by index: no step copies more than its own samples.
+
+    Example::
+
+        batches = TaskBatches(train, batch_size=32)
+        for epoch in range(10):
+            batches.set_epoch(epoch)
+            for batch in batches:
+                ...
+
+    :param tasks: the task set; a task without a labelled sample is masked throughout.
+    :param batch_size: samples per task, at most.
+    :param per_class: samples per task and class, at most.
+    :param steps_per_epoch: batches per epoch; by default as many as it takes the largest task (or
+        class of a task) to be seen once.
+    :param seed: of the order of samples.
+    :param rank: the process among several that train one model, each on batches of its own.
+    :param device: where the batches go, by default where ``tasks`` is.
+    :raises InputError: for sizes that are not positive integers, for both sizes at once, for
+        ``per_class`` in regression, and where there is no labelled sample at all.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskSet,
+        batch_size: int | None = None,
+        per_class: int | None = None,
+        steps_per_epoch: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        sizes_given = {
+            "batch_size": batch_size,
+            "per_class": per_class,
+            "steps_per_epoch": steps_per_epoch,
+        }
+        for name, value in sizes_given.items():
+            if value is not None:
+                check_whole(name, value, 1)
+        check_whole("seed", seed, 0)
+        check_whole("rank", rank, 0)
+        if batch_size is not None and per_class is not None:
+            raise InputError(
+                f"batch_size={batch_size} and per_class={per_class} were both given; "
+                "expected one of them."
+            )
+        if per_class is not None and not tasks.is_classification:
+            raise InputError(
+                f"per_class={per_class} was given for regression; expected batch_size, "
+                "as there are no classes."
+            )
+        labelled = tasks.labelled.cpu().numpy()
+        if not labelled.any():
+            raise InputError(
+                f"none of the {len(tasks)} samples has a label; "
+                "expected some to make training batches of."
+            )
+        self.tasks = tasks
+        self.seed = int(seed)
+        self.rank = int(rank)
+        self.epoch = 0
+        self.device = device
+
+        # A group is what chunks are drawn from: a task, or a class of a task.
+        rows = np.flatnonzero(labelled)
+        task = tasks.task.cpu().numpy()[rows]
+        per_task = 1
+        group = task
+        if per_class is not None:
+            per_task = tasks.num_classes
+            group = task * per_task + tasks.y.cpu().numpy()[rows]
+        sizes = np.bincount(group, minlength=tasks.num_tasks * per_task)
+        self._rows = rows[np.argsort(group, kind="stable")]
+        self._sizes = sizes
+        self._starts = np.cumsum(sizes) - sizes
+
+        # Chunk j of a group has base + (j < extra) samples.
+        if batch_size is not None:
+            self._chunks = np.maximum(-(-sizes // batch_size), 1)
+            self._base, self._extra = np.divmod(sizes, self._chunks)
+            steps = self._chunks.max()
+        else:
+            limit = sizes.max() if per_class is None else per_class
+            self._chunks = np.maximum(sizes // limit, 1)
+            self._base = np.minimum(sizes, limit)
+            self._extra = np.zeros_like(sizes)
+            steps = -(-sizes.max() // limit)
+        self.steps_per_epoch = int(steps if steps_per_epoch is None else steps_per_epoch)
+
+        # Which group, and which place in the group's chunk, every cell of [T, B] holds.
+        widths = self._base + (self._extra > 0)
+        cells = np.repeat(np.arange(len(sizes)), widths)
+        table = padded(cells // per_task, tasks.num_tasks)
+        self._is_cell = table >= 0
+        self._group = cells[table]
+        self._place = _count_up(widths)[table]
+
+        # Where every group fits into a batch there is nothing to draw, and one batch serves all.
+        self._is_drawn = self._base < sizes
+        self._whole = None if self._is_drawn.any() else self._batch(self._rows, 0)
+
+    @property
+    def num_samples(self) -> int:
+        """B, the samples per task in a batch, padding included."""
+        return int(self._group.shape[1])
+
+    @property
+    def sampler(self) -> TaskBatches:
+        """Itself: Lightning's ``Trainer`` calls ``set_epoch`` on the sampler of a loader."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches the next iteration yields."""
+        check_whole("epoch", epoch, 0)
+        self.epoch = int(epoch)
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._whole is not None:
+            for _ in range(len(self)):
+                yield self._whole
+            return
+        generator = np.random.default_rng((self.seed, self.rank, self.epoch))
+        order = self._rows.copy()
+        for step in range(len(self)):
+            used_up = (step % self._chunks == 0) & self._is_drawn
+            if used_up.any():
+                self._shuffle(order, np.flatnonzero(used_up), generator)
+            yield self._batch(order, step)
+
+    def _shuffle(self, order: _Array, groups: _Array, generator: np.random.Generator) -> None:
+        """Permute the rows of these groups in place, each group among itself."""
+        sizes = self._sizes[groups]
+        slots = np.repeat(self._starts[groups], sizes) + _count_up(sizes)
+        # Sorting random keys within each group is a uniform permutation of each, all at once.
+        keys = generator.random(len(slots))
+        order[slots] = order[slots[np.lexsort((keys, np.repeat(groups, sizes)))]]
+
+    def _batch(self, order: _Array, step: int) -> Batch:
+        chunk = step % self._chunks
+        size = self._base + (chunk < self._extra)
+        start = self._starts + chunk * self._base + np.minimum(chunk, self._extra)
+        here = self._is_cell & (self._place < size[self._group])
+        slot = np.where(here, start[self._group] + self._place, 0)
+        index = np.where(here, order[slot], -1)
+        weight = self._sizes / np.maximum(size, 1)
+        scale = np.where(here, weight[self._group], 1.0).astype(np.float32)
+        return gather(
+            self.tasks, torch.from_numpy(index), torch.from_numpy(scale), device=self.device
+        )

@@ -1,0 +1,188 @@
+"""Two small sets of tasks made from scikit-learn's 1797 real images of handwritten digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from scipy import ndimage
+from sklearn.datasets import load_digits
+
+from pyro_vmtl.data.arguments import check_whole
+from pyro_vmtl.data.splits import TaskSplits
+from pyro_vmtl.data.task_set import TaskSet
+from pyro_vmtl.errors import InputError
+
+__all__ = ["ANGLES", "DOMAINS", "IMAGE_SHAPE", "digit_domains", "rotated_digits"]
+
+_Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+IMAGE_SHAPE = (8, 8)
+"""The shape of the images, which the sets hold flattened to 64 pixels in [0, 1]."""
+
+ANGLES = tuple(range(0, 100, 10))
+"""The angles of :func:`rotated_digits`, in degrees."""
+
+
+def _rotated(angle: float) -> Callable[[_Array], _Array]:
+    def rotate(images: _Array) -> _Array:
+        turned: _Array = ndimage.rotate(images, angle, axes=(2, 1), reshape=False, order=1)
+        return turned.clip(0, 1)
+
+    return rotate
+
+
+def _blurred(images: _Array) -> _Array:
+    blurred: _Array = ndimage.gaussian_filter(images, sigma=(0, 1, 1))
+    return blurred
+
+
+DOMAINS: Mapping[str, Callable[[_Array], _Array]] = {
+    "original": lambda images: images,
+    "rotated +20": _rotated(20),
+    "rotated -20": _rotated(-20),
+    "rotated 90": _rotated(90),
+    "inverted": lambda images: 1 - images,
+    "blurred": _blurred,
+}
+"""The tasks of :func:`digit_domains` and what each does to images ``[n, 8, 8]``."""
+
+
+def rotated_digits(
+    shots: int = 1, validation_shots: int | None = None, seed: int = 0
+) -> TaskSplits:
+    """Regression: by what angle was the image rotated? Ten tasks, one per digit.
+
+    The protocol of Rotated MNIST in Shen et al. (2021) on smaller images: every source image is
+    rotated once, by one of the :data:`ANGLES`. Training has ``shots`` images per angle and task,
+    validation ``validation_shots``, and the test part all others, the angles dealt round in turn.
+    The target ``[N]`` is the angle, scaled from [0, 90] degrees to [-1, 1].
+
+    :param shots: training images per angle and task.
+    :param validation_shots: validation images per angle and task, by default as many again; with
+        0 the validation part is empty.
+    :param seed: of the dealing.
+    :returns: three parts that share no source image (``sources``: its row in ``load_digits``).
+    :raises InputError: if the digits do not suffice for one test image per angle and task.
+    """
+    images, labels = _digits()
+    pools = _shuffled_pools(labels, seed)
+    largest = min(len(pool) for pool in pools) // len(ANGLES) - 1
+    validation_shots = _check_shots(shots, validation_shots, largest, "angle and task")
+
+    angle = np.empty(len(labels), dtype=np.int64)
+    held = np.empty((len(labels), *IMAGE_SHAPE))
+    for pool in pools:
+        angle[pool] = np.asarray(ANGLES)[np.arange(len(pool)) % len(ANGLES)]
+    for degrees in ANGLES:
+        held[angle == degrees] = _rotated(degrees)(images[angle == degrees])
+    ends = (len(ANGLES) * shots, len(ANGLES) * (shots + validation_shots))
+    return _splits(
+        names=tuple(f"digit {digit}" for digit in range(10)),
+        images=held,
+        y=torch.from_numpy((angle / 45 - 1).astype(np.float32)),
+        parts=[[np.split(pool, ends)] for pool in pools],
+        classes=None,
+        outputs=("angle",),
+    )
+
+
+def digit_domains(shots: int = 3, validation_shots: int | None = None, seed: int = 0) -> TaskSplits:
+    """Classification: six tasks with the same ten classes, each on images of its own kind.
+
+    Every source image is dealt to one of the :data:`DOMAINS`, class by class: the original image,
+    rotated by +20, -20 or 90 degrees, inverted, or blurred (standard deviation of 1 pixel).
+    Training has ``shots`` images per class and task, validation ``validation_shots``, and the test
+    part all others.
+
+    :param shots: training images per class and task.
+    :param validation_shots: validation images per class and task, by default as many again; with
+        0 the validation part is empty.
+    :param seed: of the dealing.
+    :returns: three parts that share no source image (``sources``: its row in ``load_digits``).
+    :raises InputError: if the digits do not suffice for one test image per class and task.
+    """
+    images, labels = _digits()
+    pools = _shuffled_pools(labels, seed)
+    largest = min(len(pool) for pool in pools) // len(DOMAINS) - 1
+    validation_shots = _check_shots(shots, validation_shots, largest, "class and task")
+
+    held = np.empty((len(labels), *IMAGE_SHAPE))
+    parts = []
+    for number, transform in enumerate(DOMAINS.values()):
+        dealt = [pool[number :: len(DOMAINS)] for pool in pools]
+        parts.append([np.split(rows, (shots, shots + validation_shots)) for rows in dealt])
+        own = np.concatenate(dealt)
+        held[own] = transform(images[own])
+    return _splits(
+        names=tuple(DOMAINS),
+        images=held,
+        y=torch.from_numpy(labels),
+        parts=parts,
+        classes=tuple(str(digit) for digit in range(10)),
+        outputs=None,
+    )
+
+
+@lru_cache(maxsize=1)
+def _digits() -> tuple[_Array, _Array]:
+    digits = load_digits()
+    return digits.images / 16, digits.target.astype(np.int64)
+
+
+def _shuffled_pools(labels: _Array, seed: int) -> list[_Array]:
+    """The images of every digit, in an order of chance."""
+    check_whole("seed", seed, 0)
+    generator = np.random.default_rng(seed)
+    return [generator.permutation(np.flatnonzero(labels == digit)) for digit in range(10)]
+
+
+def _check_shots(shots: int, validation_shots: int | None, largest: int, per: str) -> int:
+    """The number of validation shots, once it is sure that the images suffice."""
+    check_whole("shots", shots, 1)
+    if validation_shots is not None:
+        check_whole("validation_shots", validation_shots, 0)
+    wanted = shots if validation_shots is None else validation_shots
+    if shots + wanted > largest:
+        if validation_shots is None:
+            most, given = largest // 2, "as many again for validation"
+        else:
+            most, given = largest - wanted, f"validation_shots={wanted}"
+        possible = f"at most {most}" if most >= 1 else f"validation_shots of at most {largest - 1}"
+        raise InputError(
+            f"shots is {shots} per {per} with {given}; expected {possible}, as there are "
+            f"{largest + 1} images per {per} and one must be left for the test."
+        )
+    return wanted
+
+
+def _splits(
+    names: tuple[str, ...],
+    images: _Array,
+    y: torch.Tensor,
+    parts: Sequence[Sequence[Sequence[_Array]]],
+    classes: tuple[str, ...] | None,
+    outputs: tuple[str, ...] | None,
+) -> TaskSplits:
+    """``parts[task][stratum]`` are the rows for training, validation and test."""
+    x = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))
+    sets = []
+    for which in range(3):
+        by_task = [np.concatenate([stratum[which] for stratum in strata]) for strata in parts]
+        rows = torch.from_numpy(np.concatenate(by_task))
+        sizes = [len(rows_of_task) for rows_of_task in by_task]
+        sets.append(
+            TaskSet(
+                names=names,
+                x=x[rows],
+                y=y[rows],
+                task=torch.from_numpy(np.repeat(np.arange(len(names)), sizes)),
+                classes=classes,
+                outputs=outputs,
+                sources=rows,
+            )
+        )
+    return TaskSplits(*sets)

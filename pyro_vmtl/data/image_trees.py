@@ -1,0 +1,367 @@
+"""What images lie in a folder ``domain/class/image``: their domains, classes and paths."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from pyro_vmtl.data.image_lists import find_list, loose_name, read_list
+from pyro_vmtl.data.images import IMAGE_SUFFIXES
+from pyro_vmtl.errors import InputError
+
+__all__ = ["ImageTree", "Layout", "find_images"]
+
+_Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a known set of images is distributed.
+
+    :param domains: the domains, and under which other names their folders are found.
+    :param classes: the classes in their order, and under which other names their folders are
+        found; other folders are passed over. None: whatever folders there are.
+    :param optional: domains that need not be there.
+    :param num_classes: how many classes the whole set has.
+    :param class_list: where a domain has no class folders: the name of the list file, with
+        ``{domain}`` in it, that says the class of its images.
+    """
+
+    domains: Mapping[str, Sequence[str]]
+    classes: Mapping[str, Sequence[str]] | None = None
+    optional: frozenset[str] = frozenset()
+    num_classes: int | None = None
+    class_list: str | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageTree:
+    """The images of several domains.
+
+    :param root: the folder that the paths start from.
+    :param domains: names of the T domains.
+    :param classes: names of the C classes.
+    :param paths: ``[N]``, each image's path from the root, with slashes; in the order of domains,
+        then of paths.
+    :param domain: ``[N]`` int64, the domain of every image.
+    :param label: ``[N]`` int64, its class.
+    :param flat: domains whose images lie in no class folders.
+    :param domain_names: from the loose form of every name of a domain to the domain.
+    :param class_names: likewise for classes.
+    """
+
+    root: Path
+    domains: tuple[str, ...]
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    domain: _Array
+    label: _Array
+    flat: frozenset[int] = frozenset()
+    domain_names: Mapping[str, str] = field(default_factory=dict)
+    class_names: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.paths)
+
+    def __repr__(self) -> str:
+        return (
+            f"ImageTree({len(self.domains)} domains, {len(self.classes)} classes, "
+            f"{len(self)} images in '{self.root}')"
+        )
+
+    def rows(self, domain: int) -> _Array:
+        """The images of one domain."""
+        return np.flatnonzero(self.domain == domain)
+
+    @property
+    def counts(self) -> _Array:
+        """``[T, C]`` int64: the images of every class in every domain."""
+        cells = self.domain * len(self.classes) + self.label
+        counts = np.bincount(cells, minlength=len(self.domains) * len(self.classes))
+        return counts.reshape(len(self.domains), len(self.classes))
+
+    @property
+    def alone(self) -> dict[str, str]:
+        """The classes that a single domain has, and which."""
+        held = self.counts > 0
+        return {
+            name: self.domains[int(np.argmax(held[:, number]))]
+            for number, name in enumerate(self.classes)
+            if held[:, number].sum() == 1
+        }
+
+
+class _Domain(NamedTuple):
+    """The image files of one domain, by the name of their class folder or, if flat, of the class."""
+
+    folder: Path
+    files: dict[str, list[Path]]
+    flat: bool
+
+
+def find_images(
+    root: str | Path,
+    domains: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    layout: Layout | None = None,
+) -> ImageTree:
+    """Find the images in ``root/domain/class/image``.
+
+    A level ``images`` between domain and class is passed through. Hidden files and files whose
+    names do not end as an image's are passed over. Class folders of two domains hold the same
+    class if their names differ only in case, or in spaces for ``_`` or ``-`` - unless one domain
+    has two such folders: then letters count as they stand.
+
+    :param domains: the domains wanted, in order; by default those of the layout, else every folder
+        that is not a folder of other files.
+    :param classes: the classes wanted, in order; by default those of the layout, else all, sorted.
+    :param layout: of a known set.
+    :raises InputError: if there is no such folder, a domain is not there or holds no image, a
+        class is nowhere, or a domain has neither class folders nor a list of their classes.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise InputError(
+            f"the folder '{root}' {'is a file' if root.exists() else 'does not exist'}; "
+            "expected a folder of domain/class/image."
+        )
+    layout = Layout(domains={}) if layout is None else layout
+    root, folders = _domain_folders(root, domains, layout)
+    wanted = _wanted_classes(classes, layout)
+    asked = domains is not None or bool(layout.domains)
+    found: dict[str, _Domain] = {}
+    for name, folder in folders.items():
+        domain = _scan(root, name, folder, layout, asked)
+        if domain is not None:
+            found[name] = domain
+    if not found:
+        raise InputError(f"'{root}' holds no images; expected domain/class/image.")
+
+    names, name_of = _class_of_folder(found, classes, wanted)
+    paths, domain_of, label = [], [], []
+    for number, (name, domain) in enumerate(found.items()):
+        own = [
+            (file.relative_to(root).as_posix(), names.index(name_of[key]))
+            for key, files in domain.files.items()
+            if key in name_of
+            for file in files
+        ]
+        if not own:
+            raise InputError(
+                f"the domain {name!r} in '{domain.folder}' holds no image of the classes "
+                f"{', '.join(names)}; expected {domain.folder.name}/<class>/<image>."
+            )
+        own.sort()
+        paths += [path for path, _ in own]
+        label += [position for _, position in own]
+        domain_of += [number] * len(own)
+    tree = ImageTree(
+        root=root,
+        domains=tuple(found),
+        classes=names,
+        paths=tuple(paths),
+        domain=np.array(domain_of, dtype=np.int64),
+        label=np.array(label, dtype=np.int64),
+        flat=frozenset(n for n, domain in enumerate(found.values()) if domain.flat),
+        domain_names=_domain_names(found, layout),
+        class_names={loose_name(key): name for key, name in (wanted | name_of).items()},
+    )
+    _tell(tree, layout)
+    return tree
+
+
+def _domain_folders(
+    root: Path, domains: Sequence[str] | None, layout: Layout
+) -> tuple[Path, dict[str, Path]]:
+    """The root, or the one folder in it that the archive unpacked to, and the domains' folders."""
+    if domains is None and not layout.domains:
+        return root, {folder.name: folder for folder in _subfolders(root)}
+    known = {loose_name(other): n for n, names in layout.domains.items() for other in (n, *names)}
+    wanted = list(layout.domains) if domains is None else [domains] if isinstance(domains, str) else [
+        known.get(loose_name(name), name) for name in domains
+    ]
+    if len(set(wanted)) < len(wanted):
+        raise InputError(f"the domains are {wanted}; expected each once.")
+    must = [name for name in wanted if domains is not None or name not in layout.optional]
+    folders = _find_all(root, wanted, layout)
+    if not folders:
+        inner = {sub: _find_all(sub, wanted, layout) for sub in _subfolders(root)}
+        whole = [sub for sub, names in inner.items() if set(must) <= set(names)]
+        if len(whole) == 1:
+            root, folders = whole[0], inner[whole[0]]
+    missing = [name for name in must if name not in folders]
+    if missing:
+        there = ", ".join(repr(folder.name) for folder in _subfolders(root)) or "no folder"
+        raise InputError(
+            f"there is no domain {missing[0]!r} in '{root}', which has {there}; expected the "
+            f"folders {', '.join(repr(name) for name in must)}, or domains=[...] that says which "
+            "of them to use."
+        )
+    return root, {name: folders[name] for name in wanted if name in folders}
+
+
+def _find_all(root: Path, wanted: Sequence[str], layout: Layout) -> dict[str, Path]:
+    subfolders = _subfolders(root)
+    by_name = {folder.name: folder for folder in subfolders}
+    found = {}
+    for name in wanted:
+        names = (name, *layout.domains.get(name, ()))
+        exact = [by_name[other] for other in names if other in by_name]
+        loose = {loose_name(other) for other in names}
+        near = [folder for folder in subfolders if loose_name(folder.name) in loose]
+        if exact or near:
+            found[name] = (exact or near)[0]
+    return found
+
+
+def _domain_names(found: Mapping[str, _Domain], layout: Layout) -> dict[str, str]:
+    names = {}
+    for name, others in layout.domains.items():
+        names.update({loose_name(other): name for other in (name, *others)})
+    for name, domain in found.items():
+        names.update({loose_name(name): name, loose_name(domain.folder.name): name})
+    return names
+
+
+def _wanted_classes(classes: Sequence[str] | None, layout: Layout) -> dict[str, str]:
+    """From every name of a wanted class to the class; empty if all are wanted."""
+    others = layout.classes or {}
+    if classes is None:
+        return {other: name for name, names in others.items() for other in (name, *names)}
+    known = {loose_name(other): n for n, names in others.items() for other in (n, *names)}
+    wanted = {}
+    for name in classes:
+        wanted[str(name)] = str(name)
+        standard = known.get(loose_name(str(name)))
+        if standard is not None:
+            wanted.update(dict.fromkeys((standard, *others[standard]), str(name)))
+    return wanted
+
+
+def _class_of_folder(
+    found: Mapping[str, _Domain], classes: Sequence[str] | None, wanted: Mapping[str, str]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The classes in their order, and the class of every folder name that is wanted."""
+    folders = {key for domain in found.values() for key in domain.files}
+    # Folders "a" and "A" in one domain are two classes, not one spelt in two ways.
+    exact = any(
+        len({loose_name(key) for key in domain.files}) < len(domain.files)
+        for domain in found.values()
+    )
+    if wanted:
+        near = {} if exact else {loose_name(key): name for key, name in wanted.items()}
+        name_of = {key: wanted.get(key) or near.get(loose_name(key)) for key in sorted(folders)}
+        chosen = {key: name for key, name in name_of.items() if name is not None}
+        order = list(dict.fromkeys(wanted.values()))
+        nowhere = [name for name in order if name not in chosen.values()]
+        if classes is not None and nowhere:
+            raise InputError(
+                f"there is no class {nowhere[0]!r}; expected some of the folders "
+                f"{', '.join(repr(key) for key in sorted(folders)[:10])}."
+            )
+        return tuple(name for name in order if name in chosen.values()), chosen
+    first: dict[str, str] = {}
+    for domain in found.values():
+        for key in domain.files:
+            first.setdefault(key if exact else loose_name(key), key)
+    chosen = {key: first[key if exact else loose_name(key)] for key in folders}
+    return tuple(sorted(first.values())), chosen
+
+
+def _scan(root: Path, name: str, folder: Path, layout: Layout, asked: bool) -> _Domain | None:
+    """The images of a domain; None for a folder of other files that nobody asked for."""
+    subfolders, images, others = _entries(folder)
+    if not images and len(subfolders) == 1 and loose_name(subfolders[0].name) == "images":
+        inner = _entries(subfolders[0])
+        if inner[0] or inner[1]:
+            subfolders, images, others = inner
+    by_class = {sub.name: _entries(sub)[1] for sub in subfolders}
+    by_class = {key: files for key, files in by_class.items() if files}
+    if by_class:
+        if images:
+            log.warning("%d images in '%s' lie in no class and are left out", len(images), folder)
+        return _Domain(folder, by_class, flat=False)
+    if images:
+        return _Domain(folder, _listed(root, name, folder, images, layout), flat=True)
+    if not asked and (others or any(_entries(sub)[2] for sub in subfolders)):
+        log.warning("'%s' holds no image and is passed over", folder)
+        return None
+    raise InputError(
+        f"the domain {name!r} in '{folder}' holds no image; expected {folder.name}/<class>/<image>."
+    )
+
+
+def _listed(
+    root: Path, name: str, folder: Path, images: Sequence[Path], layout: Layout
+) -> dict[str, list[Path]]:
+    """The images of a domain without class folders, by the class that its list file says."""
+    if layout.class_list is None or layout.classes is None:
+        raise InputError(
+            f"the images of the domain {name!r} lie in no class folders, the first "
+            f"'{images[0]}'; expected {folder.name}/<class>/<image>."
+        )
+    classes = tuple(layout.classes)
+    file_name = layout.class_list.format(domain=folder.name)
+    places = [root, root / "list", root / "lists", folder, root.parent / "list"]
+    file = find_list(places, [file_name, layout.class_list.format(domain=name)])
+    if file is None:
+        raise InputError(
+            f"the images of the domain {name!r} lie in no class folders and there is no list of "
+            f"their classes; expected '{root / file_name}' with lines 'path label'."
+        )
+    by_name = {loose_name(image.name): image for image in images}
+    by_class: dict[str, list[Path]] = {}
+    for line in read_list(file):
+        if not line.label.isdecimal() or int(line.label) >= len(classes):
+            raise InputError(
+                f"line {line.number} of '{file}' has the label {line.label!r}; "
+                f"expected 0 to {len(classes) - 1}."
+            )
+        image = by_name.pop(loose_name(line.path.replace("\\", "/").split("/")[-1]), None)
+        if image is not None:
+            by_class.setdefault(classes[int(line.label)], []).append(image)
+    if not by_class:
+        raise InputError(f"'{file}' names none of the {len(images)} images in '{folder}'.")
+    if by_name:
+        log.warning("%d images in '%s' are not in '%s' and left out", len(by_name), folder, file)
+    return by_class
+
+
+def _tell(tree: ImageTree, layout: Layout) -> None:
+    expected = layout.num_classes
+    if expected is not None and len(tree.classes) != expected:
+        log.warning(
+            "'%s' has %d classes where the whole set has %d", tree.root, len(tree.classes), expected
+        )
+    for name, domain in list(tree.alone.items())[:5] if len(tree.domains) > 1 else ():
+        log.warning("the class '%s' is in no domain but '%s'", name, domain)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return _entries(folder)[0]
+
+
+def _entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Folders, images and other files, sorted by name; what is hidden is not looked at."""
+    folders, images, others = [], [], []
+    with os.scandir(folder) as entries:  # asks the disk about a folder, not about every file in it
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            path = folder / entry.name
+            if entry.name.startswith((".", "__MACOSX")):  # as archives made on a Mac leave behind
+                continue
+            if entry.is_dir():
+                folders.append(path)
+            elif path.suffix.casefold() in IMAGE_SUFFIXES:
+                images.append(path)
+            else:
+                others.append(path)
+    return folders, images, others

@@ -1,0 +1,170 @@
+"""Splitting a task set into training, validation and test parts."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+
+from pyro_vmtl.data.arguments import check_whole
+from pyro_vmtl.data.task_set import TaskSet
+from pyro_vmtl.errors import InputError
+
+__all__ = ["TaskSplits", "split_tasks"]
+
+_Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+_TRAIN, _VALIDATION, _TEST = range(3)
+
+
+class TaskSplits(NamedTuple):
+    """Three parts of the same tasks that share no sample."""
+
+    train: TaskSet
+    validation: TaskSet
+    test: TaskSet
+
+
+def split_tasks(
+    tasks: TaskSet,
+    validation: float | int = 0.2,
+    test: float | int = 0.2,
+    seed: int = 0,
+) -> TaskSplits:
+    """Deal the samples of every task out to training, validation and test at random, in strata.
+
+    The strata are the classes of a task or, for regression, the quantiles of its targets (vector
+    targets are ordered by the mean of their standardised outputs). Within a task the labelled
+    samples are laid out in this order, at random within a stratum, and every so-manieth is taken
+    (systematic sampling): each class gets its share of each part up to rounding, and every sample
+    has the same chance.
+
+    Training comes first: a task with labelled samples keeps at least one of them for training,
+    however much was asked for, and a class that is labelled in some task keeps at least one
+    training sample in some task. Samples without a label go to training. Samples that share a
+    source (``tasks.sources``) go to the same part, with or without a label, so that their numbers
+    are then met only roughly.
+
+    :param validation: a float is a fraction of the labelled samples of every task, in [0, 1); an
+        integer is a number of labelled samples per task.
+    :param test: likewise. Two fractions must sum to less than 1.
+    :param seed: the same seed gives the same split.
+    :raises InputError: for fractions or numbers out of range.
+    """
+    _check_part("validation", validation)
+    _check_part("test", test)
+    if isinstance(validation, float) and isinstance(test, float) and validation + test >= 1:
+        raise InputError(
+            f"validation={validation} and test={test} leave nothing to train on; "
+            "expected fractions that sum to less than 1."
+        )
+    check_whole("seed", seed, 0)
+    generator = np.random.default_rng(seed)
+    labelled = tasks.labelled.cpu().numpy()
+    task = tasks.task.cpu().numpy()
+    source = _sources(tasks)
+    part: _Array = np.full(len(tasks), _TRAIN)
+
+    drawn = _one_per_source(source, labelled, generator)
+    ranks = _stratum_order(tasks, generator)
+    for number in range(tasks.num_tasks):
+        rows = drawn[task[drawn] == number]
+        rows = rows[np.argsort(ranks[rows], kind="stable")]
+        num_test, num_validation = _part_sizes(len(rows), test, validation)
+        taken = _systematic(len(rows), num_test, generator)
+        part[rows[taken]] = _TEST
+        rows = np.delete(rows, taken)
+        part[rows[_systematic(len(rows), num_validation, generator)]] = _VALIDATION
+    part = _follow(part, drawn, source)
+
+    # A class whose few samples all left for the other parts, or a task whose samples left with
+    # their sources, gets one back. This only ever adds to training.
+    strata = [labelled & (task == number) for number in range(tasks.num_tasks)]
+    if tasks.is_classification:
+        y = tasks.y.cpu().numpy()
+        strata += [y == label for label in range(tasks.num_classes)]
+    for stratum in strata:
+        if stratum.any() and not (stratum & (part == _TRAIN)).any():
+            candidates = np.flatnonzero(stratum & (part == _VALIDATION))
+            if not len(candidates):
+                candidates = np.flatnonzero(stratum)
+            part[source == source[generator.choice(candidates)]] = _TRAIN
+
+    train, held_out, tested = (
+        tasks.subset(torch.from_numpy(np.flatnonzero(part == which)))
+        for which in (_TRAIN, _VALIDATION, _TEST)
+    )
+    return TaskSplits(train=train, validation=held_out, test=tested)
+
+
+def _check_part(name: str, part: object) -> None:
+    if isinstance(part, (int, np.integer)) and not isinstance(part, bool):
+        if part >= 0:
+            return
+    elif isinstance(part, float) and 0 <= part < 1:
+        return
+    raise InputError(
+        f"{name} is {part!r}; expected a fraction in [0, 1), or a number of samples per task."
+    )
+
+
+def _sources(tasks: TaskSet) -> _Array:
+    if tasks.sources is None:
+        return np.arange(len(tasks))
+    return np.unique(tasks.sources.cpu().numpy(), return_inverse=True)[1]
+
+
+def _one_per_source(source: _Array, labelled: _Array, generator: np.random.Generator) -> _Array:
+    """A random labelled sample for every source that has one; the others follow it."""
+    rows = generator.permutation(np.flatnonzero(labelled))
+    return np.sort(rows[np.unique(source[rows], return_index=True)[1]])
+
+
+def _follow(part: _Array, drawn: _Array, source: _Array) -> _Array:
+    part_of_source: _Array = np.full(source.max(initial=-1) + 1, _TRAIN)
+    part_of_source[source[drawn]] = part[drawn]
+    followed: _Array = part_of_source[source]
+    return followed
+
+
+def _stratum_order(tasks: TaskSet, generator: np.random.Generator) -> _Array:
+    """A rank per sample: sorted by it, a task's samples lie class by class or by target."""
+    y = tasks.y.cpu().numpy()
+    tie_break = generator.random(len(y))
+    if tasks.is_classification:
+        # The classes lie in an order of chance for each task: samples that are every so many
+        # places apart would else come from the same classes in every task.
+        places = generator.permuted(
+            np.tile(np.arange(tasks.num_classes), (tasks.num_tasks, 1)), axis=1
+        )
+        level: _Array = places[tasks.task.cpu().numpy(), y]  # -1, unlabelled, is never looked at
+    else:
+        outputs = y.reshape(len(y), tasks.num_outputs).astype(np.float64)
+        known = outputs[tasks.labelled.cpu().numpy()]
+        spread = known.std(axis=0) if len(known) else np.ones(tasks.num_outputs)
+        # What the outputs are centred at does not change the order.
+        level = (outputs / np.where(spread > 0, spread, 1)).mean(axis=1)
+    rank = np.empty(len(y), dtype=np.int64)
+    rank[np.lexsort((tie_break, level))] = np.arange(len(y))
+    return rank
+
+
+def _part_sizes(num_samples: int, test: float | int, validation: float | int) -> tuple[int, int]:
+    numbers = [
+        int(part * num_samples + 0.5) if isinstance(part, float) else min(part, num_samples)
+        for part in (test, validation)
+    ]
+    while sum(numbers) > max(num_samples - 1, 0):
+        # One sample stays for training; the larger part gives way, validation before test.
+        numbers[0 if numbers[0] > numbers[1] else 1] -= 1
+    return numbers[0], numbers[1]
+
+
+def _systematic(num_samples: int, number: int, generator: np.random.Generator) -> _Array:
+    """``number`` of ``num_samples`` places, evenly spaced from a random start."""
+    if number == 0:
+        return np.empty(0, dtype=np.int64)
+    places = (generator.random() + np.arange(number)) * num_samples / number
+    taken: _Array = np.minimum(places.astype(np.int64), num_samples - 1)
+    return taken

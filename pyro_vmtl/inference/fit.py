@@ -1,0 +1,273 @@
+"""Fit a model to a task set: from data to a fitted model in one call."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pandas as pd
+import pyro
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+
+from pyro_vmtl.data import TaskBatches, TaskSet
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.inference.diagnostics import diagnose, explain
+from pyro_vmtl.inference.predict import Predictions, predict
+from pyro_vmtl.inference.training import TrainingModule, TrainingSettings
+from pyro_vmtl.model import VMTL, Settings, assemble
+
+__all__ = ["FittedVMTL", "build", "fit"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FittedVMTL:
+    """A trained model with the names its users gave.
+
+    :ivar vmtl: the model, in evaluation mode.
+    :ivar settings: its structure.
+    :ivar names: of the T tasks.
+    :ivar classes: of the classes, or None in a regression.
+    :ivar outputs: of the regression outputs, or None.
+    :ivar input_shape: of one sample.
+    :ivar history: a row an epoch: ELBO and its parts, schedules, diagnostics, validation metrics.
+    :ivar warnings: what a reader should know before trusting it, in sentences.
+    """
+
+    vmtl: VMTL
+    settings: Settings
+    names: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    outputs: tuple[str, ...] | None
+    input_shape: tuple[int, ...]
+    history: pd.DataFrame
+    warnings: tuple[str, ...] = ()
+
+    def predict(
+        self,
+        tasks: TaskSet,
+        num_samples: int = 200,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> Predictions:
+        """Posterior-predictive distributions; see :func:`pyro_vmtl.predict`."""
+        if tasks.names != self.names:
+            raise InputError(
+                f"the task set has the tasks {list(tasks.names)}; the model was trained on "
+                f"{list(self.names)}"
+            )
+        if tasks.input_shape != self.input_shape:
+            raise InputError(
+                f"a sample has shape {list(tasks.input_shape)}; the model was trained on "
+                f"{list(self.input_shape)}"
+            )
+        if tasks.classes != self.classes:
+            raise InputError(
+                f"the classes are {tasks.classes}; the model was trained on {self.classes}"
+            )
+        return predict(self.vmtl, tasks, num_samples, batch_size, seed)
+
+
+def build(tasks: TaskSet, settings: Settings | None = None, **choices: Any) -> VMTL:
+    """A new model for a task set.
+
+    Example::
+
+        vmtl = build(tasks, encoder=MLP(latent_dim=32), pool=Mixture())
+
+    :param tasks: gives the numbers of tasks and classes or outputs, and the input shape.
+    :param settings: all choices at once; or
+    :param choices: the fields of :class:`pyro_vmtl.Settings`, by name.
+    """
+    if settings is None:
+        settings = Settings(**choices)
+    elif choices:
+        raise InputError(
+            f"build was given settings and also {sorted(choices)}; expected one or the other"
+        )
+    return assemble(
+        settings,
+        tasks.num_tasks,
+        tasks.num_outputs,
+        tasks.input_shape,
+        tasks.is_classification,
+    )
+
+
+def fit(
+    tasks: TaskSet,
+    validation: TaskSet | None = None,
+    settings: Settings | None = None,
+    training: TrainingSettings | None = None,
+    *,
+    vmtl: VMTL | None = None,
+    seed: int = 0,
+    accelerator: str = "auto",
+    checkpoints: Path | None = None,
+    resume: Path | None = None,
+    loggers: Iterable[Logger] = (),
+    callbacks: Iterable[Callback] = (),
+    on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
+    progress_bar: bool = False,
+    validate: bool = False,
+    **trainer_options: Any,
+) -> FittedVMTL:
+    """Train on all tasks together and keep the epoch that predicts validation data best.
+
+    :param tasks: training samples; each task needs one, and each class one in some task.
+    :param validation: labelled samples of the same tasks, by whose predictive density the epoch is
+        chosen and training stopped; without them the last epoch is kept.
+    :param settings: the model's structure.
+    :param training: how to train it.
+    :param vmtl: a model to train in place of a new one (``settings`` must describe it).
+    :param seed: on the CPU the same seed gives the same fit.
+    :param accelerator: ``"auto"`` (CUDA where there is one, else CPU), ``"cpu"``, ``"cuda"``.
+    :param checkpoints: a folder for Lightning checkpoints; None keeps none.
+    :param resume: a checkpoint to go on from.
+    :param loggers: Lightning loggers.
+    :param callbacks: further Lightning callbacks.
+    :param on_epoch: called with the history after each epoch.
+    :param progress_bar: whether to show one.
+    :param validate: whether Pyro checks every distribution and shape, at the cost of speed.
+    :param trainer_options: go to ``lightning.Trainer``.
+    """
+    settings = Settings() if settings is None else settings
+    training = TrainingSettings() if training is None else training
+    tasks.check_training()
+    _check_validation(tasks, validation)
+    if validation is not None and not bool(validation.labelled.any()):
+        validation = None
+    pyro.set_rng_seed(seed)
+    if vmtl is None:
+        vmtl = build(tasks, settings)
+    batches = TaskBatches(
+        tasks,
+        batch_size=training.batch_size,
+        per_class=training.per_class,
+        steps_per_epoch=training.steps_per_epoch,
+        seed=seed,
+    )
+    module = TrainingModule(vmtl, batches, training, validation, on_epoch)
+    with ExitStack() as stack:
+        if checkpoints is None:
+            checkpoints = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        keep, monitoring = _monitoring(checkpoints, validation is not None, training.patience)
+        stack.enter_context(_quiet())
+        # Pyro's checks of every distribution cost a third of a step; tests switch them on.
+        stack.enter_context(pyro.validation_enabled(validate))
+        trainer = lightning.Trainer(
+            accelerator=_accelerator(accelerator),
+            max_epochs=training.epochs,
+            gradient_clip_val=training.gradient_clip,
+            logger=list(loggers) or False,
+            callbacks=[*monitoring, *callbacks],
+            enable_progress_bar=progress_bar,
+            enable_model_summary=False,
+            **{"devices": 1, "log_every_n_steps": 1, **trainer_options},
+        )
+        _run(trainer, module, batches, resume)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if validation is not None and keep.best_model_path:
+            best = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
+            module.load_state_dict(best["state_dict"])
+    # What training tempers is part of what was fitted; the model is left as at its last step.
+    vmtl.eval()
+    sentences = explain(diagnose(vmtl, tasks.dense().to(next(vmtl.parameters()).device)))
+    for sentence in sentences:
+        _log.warning(sentence)
+    return FittedVMTL(
+        vmtl,
+        settings,
+        tasks.names,
+        tasks.classes,
+        tasks.outputs,
+        tasks.input_shape,
+        pd.DataFrame(module.history),
+        tuple(sentences),
+    )
+
+
+def _check_validation(tasks: TaskSet, validation: TaskSet | None) -> None:
+    if validation is None:
+        return
+    for thing in ("names", "classes", "input_shape"):
+        ours, theirs = getattr(tasks, thing), getattr(validation, thing)
+        if ours != theirs:
+            raise InputError(
+                f"the validation set has {thing} {theirs}; expected those of training, {ours}"
+            )
+
+
+def _accelerator(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "mps":
+        raise InputError(
+            "accelerator is 'mps', which has no float64, in which KLs between tasks are computed; "
+            "expected 'cpu' or 'cuda'"
+        )
+    return name
+
+
+def _monitoring(
+    folder: Path, has_validation: bool, patience: int | None
+) -> tuple[ModelCheckpoint, list[Callback]]:
+    if not has_validation:
+        keep = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True)
+        return keep, [keep]
+    keep = ModelCheckpoint(
+        folder,
+        filename="best",
+        monitor="validation_nll",
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[Callback] = [keep]
+    if patience is not None:
+        stop = EarlyStopping("validation_nll", patience=patience, check_on_train_epoch_end=True)
+        callbacks.append(stop)
+    return keep, callbacks
+
+
+def _quiet() -> ExitStack:
+    """Without the trainer's greetings and its advice about loaders, which are not ours to heed."""
+    stack = ExitStack()
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    stack.callback(logger.setLevel, level)
+    stack.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", module="lightning")
+    return stack
+
+
+def _run(
+    trainer: lightning.Trainer,
+    module: TrainingModule,
+    batches: TaskBatches,
+    resume: Path | None,
+) -> None:
+    if resume is None:
+        trainer.fit(module, train_dataloaders=batches)
+        return
+    if not Path(resume).is_file():
+        raise InputError(f"the checkpoint {resume} is not a file; expected one to resume from")
+    try:
+        trainer.fit(module, train_dataloaders=batches, ckpt_path=resume, weights_only=True)
+    except (RuntimeError, ValueError, KeyError) as error:
+        if "state_dict" not in str(error) and "param" not in str(error):
+            raise
+        raise InputError(
+            f"the checkpoint {resume} does not fit this model; expected one from a run with the "
+            f"same data shapes and model settings ({str(error).splitlines()[-1].strip()})"
+        ) from error

@@ -1,0 +1,272 @@
+"""Posterior-predictive distributions, averaged over draws of weights and representations."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vmtl.data import Batch, TaskSet
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.inference.metrics import (
+    classification_metrics,
+    metrics_per_task,
+    regression_metrics,
+)
+from pyro_vmtl.model import SITES, VMTL
+
+__all__ = ["Predictions", "predict"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the model says of every sample of a task set, in the set's order.
+
+    :ivar tasks: the set predicted.
+    :ivar mean: predictive class probabilities ``[N, C]``, or means ``[N]`` / ``[N, K]``.
+    :ivar log_density: log of the predictive density at the target, ``[N]``; NaN without a label.
+    :ivar total: predictive uncertainty: entropy in nats, or variance in the target's unit squared;
+        ``[N]`` (``[N, K]`` for K outputs).
+    :ivar aleatoric: the part that more data would not remove: expected entropy, or noise variance.
+    :ivar epistemic: the rest: mutual information between target and latents, or the variance of
+        the conditional mean.
+    :ivar draws: predictive draws of the targets in a regression, ``[S, N]`` or ``[S, N, K]``.
+    """
+
+    tasks: TaskSet
+    mean: Tensor
+    log_density: Tensor
+    total: Tensor
+    aleatoric: Tensor
+    epistemic: Tensor
+    draws: Tensor | None = None
+
+    def metrics(self) -> dict[str, dict[str, float | None]]:
+        """``{task: {metric: value}, "mean": {...}}`` over the labelled samples.
+
+        None stands for what cannot be measured, on a task without labelled samples.
+        """
+        values = {}
+        labelled = self.tasks.labelled.cpu()
+        task = self.tasks.task.cpu()
+        for t, name in enumerate(self.tasks.names):
+            rows = (labelled & (task == t)).nonzero().squeeze(-1)
+            if len(rows):
+                values[name] = self._metrics_of(rows)
+        if not values:
+            raise InputError("the task set has no labelled sample; expected some to score")
+        return metrics_per_task(values)
+
+    def _metrics_of(self, rows: Tensor) -> dict[str, float]:
+        targets = self.tasks.y.cpu()[rows]
+        if self.draws is None:
+            return classification_metrics(self.mean[rows], targets)
+        return regression_metrics(
+            self.mean[rows], self.log_density[rows], self.draws[:, rows], targets
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """A row per sample: task, target, prediction, probabilities or mean, uncertainties."""
+        tasks = self.tasks
+        names = np.array(tasks.names, dtype=object)
+        columns: dict[str, object] = {"task": names[tasks.task.cpu().numpy()]}
+        y = tasks.y.cpu()
+        if tasks.classes is not None:
+            classes = np.array([*tasks.classes, None], dtype=object)
+            columns["target"] = classes[y.numpy()]  # -1, a missing label, picks the None
+            columns["prediction"] = classes[self.mean.argmax(-1).numpy()]
+            for c, name in enumerate(tasks.classes):
+                columns[f"probability {name}"] = self.mean[:, c].numpy()
+        elif y.dim() == 1:
+            columns["target"] = y.numpy()
+            columns["prediction"] = self.mean.numpy()
+        else:
+            for k, name in enumerate(tasks.outputs or ()):
+                columns[f"target {name}"] = y[:, k].numpy()
+                columns[f"prediction {name}"] = self.mean[:, k].numpy()
+        for name in ("total", "aleatoric", "epistemic"):
+            value = getattr(self, name)
+            if value.dim() == 1:
+                columns[name] = value.numpy()
+            else:
+                for k, output in enumerate(tasks.outputs or ()):
+                    columns[f"{name} {output}"] = value[:, k].numpy()
+        columns["log_density"] = self.log_density.numpy()
+        return pd.DataFrame(columns)
+
+
+@contextlib.contextmanager
+def _fixed_noise(seed: int, device: torch.device) -> Iterator[None]:
+    """The same draws for the same seed, and the caller's random state as it was."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def predict(
+    vmtl: VMTL,
+    tasks: TaskSet,
+    num_samples: int = 200,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> Predictions:
+    """Predict every sample, averaging the likelihood over posterior draws of z and w.
+
+    :param vmtl: a fitted model; it predicts on the device of its parameters.
+    :param tasks: with the same tasks in the same order as in training.
+    :param num_samples: S, draws of weights and representations.
+    :param batch_size: samples per task at once; None keeps an array of draws under 64 MB.
+    :param seed: of the draws; the same weights are drawn for every sample.
+    :raises InputError: where the task set does not fit the model.
+    """
+    _check(vmtl, tasks, num_samples, batch_size)
+    device = next(vmtl.parameters()).device
+    if batch_size is None:
+        width = vmtl.encoder.latent_dim + 2 * vmtl.likelihood.num_outputs
+        batch_size = max(1, 2**24 // (num_samples * tasks.num_tasks * width))
+    training = vmtl.training
+    vmtl.eval()
+    pieces: list[_Piece] = []
+    rows: list[Tensor] = []
+    try:
+        with _fixed_noise(seed, device):
+            weights: Tensor | None = None
+            for batch in _chunks(tasks, batch_size):
+                batch = batch.to(device)
+                piece, weights = _predict_batch(vmtl, batch, num_samples, weights)
+                present = batch.index >= 0
+                pieces.append(piece.pick(present))
+                rows.append(batch.index[present].cpu())
+    finally:
+        vmtl.train(training)
+    order = torch.cat(rows).argsort()
+    joined = _Piece.join(pieces)
+    log_density = joined.log_density[order]
+    log_density[~tasks.labelled.cpu()] = torch.nan
+    return Predictions(
+        tasks,
+        joined.mean[order],
+        log_density,
+        joined.total[order],
+        joined.aleatoric[order],
+        joined.epistemic[order],
+        None if joined.draws is None else joined.draws[:, order],
+    )
+
+
+def _check(vmtl: VMTL, tasks: TaskSet, num_samples: int, batch_size: int | None) -> None:
+    if tasks.num_tasks != vmtl.num_tasks:
+        raise InputError(
+            f"the task set has {tasks.num_tasks} tasks; the model was built for {vmtl.num_tasks}"
+        )
+    if tasks.num_outputs != vmtl.likelihood.num_outputs:
+        raise InputError(
+            f"the task set has {tasks.num_outputs} classes or outputs; the model was built for "
+            f"{vmtl.likelihood.num_outputs}"
+        )
+    if len(tasks) == 0:
+        raise InputError("the task set has no samples; expected some to predict")
+    if num_samples < 1:
+        raise InputError(f"num_samples is {num_samples}; expected at least 1")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; expected at least 1")
+
+
+def _chunks(tasks: TaskSet, batch_size: int) -> Iterator[Batch]:
+    """Every sample once, at most ``batch_size`` of each task at a time."""
+    longest = int(torch.bincount(tasks.task, minlength=tasks.num_tasks).max())
+    if longest <= batch_size:
+        yield tasks.dense()
+        return
+    by_task = [tasks.indices(t) for t in range(tasks.num_tasks)]
+    for start in range(0, longest, batch_size):
+        rows = [index[start : start + batch_size] for index in by_task]
+        subset = torch.cat(rows)
+        batch = tasks.subset(subset).dense()
+        batch.index = torch.where(batch.index >= 0, subset[batch.index.clamp_min(0)], -1)
+        yield batch
+
+
+class _Piece(NamedTuple):
+    """The fields of :class:`Predictions` for one batch, ``[T, B]`` or already flat ``[n]``."""
+
+    mean: Tensor
+    log_density: Tensor
+    total: Tensor
+    aleatoric: Tensor
+    epistemic: Tensor
+    draws: Tensor | None = None
+
+    def pick(self, present: Tensor) -> "_Piece":
+        return _Piece(
+            self.mean[present].cpu(),
+            self.log_density[present].cpu(),
+            self.total[present].cpu(),
+            self.aleatoric[present].cpu(),
+            self.epistemic[present].cpu(),
+            None if self.draws is None else self.draws[:, present].cpu(),
+        )
+
+    @staticmethod
+    def join(pieces: list["_Piece"]) -> "_Piece":
+        draws = [piece.draws for piece in pieces if piece.draws is not None]
+        return _Piece(
+            torch.cat([piece.mean for piece in pieces]),
+            torch.cat([piece.log_density for piece in pieces]),
+            torch.cat([piece.total for piece in pieces]),
+            torch.cat([piece.aleatoric for piece in pieces]),
+            torch.cat([piece.epistemic for piece in pieces]),
+            torch.cat(draws, 1) if draws else None,
+        )
+
+
+def _predict_batch(
+    vmtl: VMTL, batch: Batch, num_samples: int, weights: Tensor | None
+) -> tuple[_Piece, Tensor]:
+    guide = vmtl.guide if weights is None else poutine.condition(vmtl.guide, {"weights": weights})
+    with pyro.plate("draws", num_samples, dim=-3):
+        trace = poutine.trace(guide).get_trace(batch, observed=False)
+    values = {name: trace.nodes[name]["value"] for name in SITES}
+    drawn, representations = values["weights"], values["representations"]
+    assert drawn is not None
+    assert representations is not None
+    if representations.dim() == 3:  # a deterministic encoder draws nothing
+        representations = representations.unsqueeze(0)
+    likelihood = vmtl.likelihood(representations, drawn)
+    if isinstance(likelihood, torch.distributions.Categorical):
+        return _classification(likelihood, batch), drawn
+    return _regression(likelihood, batch), drawn
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return torch.special.entr(probabilities).sum(-1)
+
+
+def _classification(likelihood: torch.distributions.Categorical, batch: Batch) -> _Piece:
+    probabilities = likelihood.logits.softmax(-1)
+    mean = probabilities.mean(0)
+    # From log probabilities: a target that every draw thinks impossible has -1e3, not log(0).
+    at_target = likelihood.logits.log_softmax(-1).logsumexp(0) - math.log(len(probabilities))
+    log_density = at_target.gather(-1, batch.y.unsqueeze(-1)).squeeze(-1)
+    total, aleatoric = _entropy(mean), _entropy(probabilities).mean(0)
+    epistemic = (total - aleatoric).clamp_min(0)
+    return _Piece(mean, log_density, total, aleatoric, epistemic)
+
+
+def _regression(likelihood: torch.distributions.Distribution, batch: Batch) -> _Piece:
+    density = likelihood.log_prob(batch.y)
+    log_density = density.logsumexp(0) - math.log(len(density))
+    aleatoric = likelihood.variance.mean(0)
+    means = likelihood.mean
+    epistemic = means.var(0, correction=0)
+    draws = likelihood.sample()
+    return _Piece(means.mean(0), log_density, aleatoric + epistemic, aleatoric, epistemic, draws)

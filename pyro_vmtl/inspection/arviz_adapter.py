@@ -1,0 +1,117 @@
+"""One face for ArviZ before and after its version 1: InferenceData there, xarray's DataTree here.
+
+Everything else in this room speaks of groups, each an ``xarray.Dataset``, and comes here to have
+them put together, written, or taken apart.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import xarray as xr
+
+from pyro_vmtl.errors import InputError
+
+__all__ = ["attributes", "group", "group_names", "read_netcdf", "save_netcdf", "to_arviz"]
+
+_ENGINE: Literal["h5netcdf"] = "h5netcdf"
+
+
+def _arviz() -> ModuleType:
+    # Importing ArviZ takes seconds, so only what needs it does; 0.23 greets with a FutureWarning.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        import arviz
+    return arviz
+
+
+def _has_inference_data() -> bool:
+    return hasattr(_arviz(), "InferenceData")
+
+
+def to_arviz(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> Any:
+    """An ``arviz.InferenceData`` (ArviZ before 1) or an ``xarray.DataTree`` (from 1 on).
+
+    :param groups: ArviZ's groups, such as ``posterior``, by name.
+    :param attrs: of the whole.
+    """
+    if _has_inference_data():
+        return _arviz().InferenceData(attrs=dict(attrs), **groups)
+    tree = xr.DataTree.from_dict(dict(groups))
+    tree.attrs = dict(attrs)
+    return tree
+
+
+def group_names(data: Any) -> list[str]:
+    """The names of the groups that an export holds."""
+    if isinstance(data, xr.DataTree):
+        return list(data.children)
+    return list(data.groups())
+
+
+def group(data: Any, name: str) -> xr.Dataset:
+    """One group of an export.
+
+    :raises InputError: if the export has no such group.
+    """
+    if name not in group_names(data):
+        raise InputError(f"there is no group {name!r}; expected one of {group_names(data)}.")
+    if isinstance(data, xr.DataTree):
+        return data.children[name].to_dataset(inherit=False)
+    dataset: xr.Dataset = data[name]
+    return dataset
+
+
+def attributes(data: Any) -> dict[str, Any]:
+    """The attributes of the whole export."""
+    return dict(data.attrs)
+
+
+def save_netcdf(data: Any, path: str | Path) -> Path:
+    """Write an export as netCDF, compressed; what stood there before stays whole until then.
+
+    :param data: of :func:`pyro_vmtl.inspection.to_inference_data`.
+    """
+    path = Path(path)
+    side = path.with_name(f".{path.name}.part")
+    try:
+        if isinstance(data, xr.DataTree):
+            encoding: dict[str, Any] = {
+                f"/{name}": {
+                    variable: {"zlib": True}
+                    for variable, values in group(data, name).variables.items()
+                    if values.dtype.kind in "iufb"
+                }
+                for name in group_names(data)
+            }
+            data.to_netcdf(side, engine=_ENGINE, encoding=encoding)
+        else:
+            data.to_netcdf(str(side), engine=_ENGINE)
+        side.replace(path)
+    finally:
+        side.unlink(missing_ok=True)
+    return path
+
+
+def read_netcdf(path: str | Path) -> Any:
+    """Read what :func:`save_netcdf` wrote, into memory.
+
+    :raises InputError: if there is no such file, or it is not one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; expected a netCDF file of an export.")
+    try:
+        if _has_inference_data():
+            data = _arviz().from_netcdf(str(path), engine=_ENGINE)
+            return to_arviz({name: data[name].load() for name in data.groups()}, data.attrs)
+        with xr.open_datatree(path, engine=_ENGINE) as tree:
+            return tree.load()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}); expected a netCDF file of an export."
+        ) from error

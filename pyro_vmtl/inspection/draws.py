@@ -1,0 +1,132 @@
+"""Draws of the relatedness from a fitted model, laid out by the names of the tasks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pyro_vmtl.distributions import PosteriorMixture, RelatednessGates
+from pyro_vmtl.inference.fit import FittedVMTL
+from pyro_vmtl.model import VMTL, Borrowing
+
+__all__ = [
+    "BASE",
+    "borrowing_of",
+    "by_name",
+    "fixed_noise",
+    "gates",
+    "other_names",
+    "relatedness_draws",
+    "relatedness_probabilities",
+    "responsibility_draws",
+]
+
+BASE = "base"
+"""The name of N(0, I) among the lenders."""
+
+
+@contextlib.contextmanager
+def fixed_noise(seed: int, device: torch.device) -> Iterator[None]:
+    """The same draws for the same seed, and the caller's random state as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def borrowing_of(vmtl: VMTL, site: str) -> Borrowing:
+    """The relatedness of one of the sites that borrow."""
+    borrowing = vmtl.borrowing[site]
+    assert isinstance(borrowing, Borrowing)
+    return borrowing
+
+
+def gates(vmtl: VMTL, site: str) -> bool:
+    """Whether a site's relatedness is a gate for each lender, not weights that sum to 1."""
+    return isinstance(borrowing_of(vmtl, site).relatedness_posterior(), RelatednessGates)
+
+
+def other_names(fitted: FittedVMTL, site: str) -> tuple[str, ...]:
+    """The names of a site's lenders: the T tasks, then ``base`` where the pool has it."""
+    return fitted.names + ((BASE,) if borrowing_of(fitted.vmtl, site).pool.base else ())
+
+
+def by_name(borrowing: Borrowing, slots: Tensor) -> Tensor:
+    """Lenders ``[..., T, 1, L]`` to ``[..., T, C]``: the tasks, base last; NaN for itself."""
+    values = borrowing.by_component(slots, empty=torch.nan)
+    return _base_last(borrowing, values)
+
+
+def _base_last(borrowing: Borrowing, components: Tensor) -> Tensor:
+    shifted = components.roll(-1, -1) if borrowing.pool.base else components
+    return shifted.squeeze(-2)
+
+
+@torch.no_grad()
+def relatedness_probabilities(vmtl: VMTL, site: str) -> npt.NDArray[np.float64]:
+    """The chance that each lender is picked, or that its gate is open.
+
+    :return: ``[T, T]``, or ``[T, T + 1]`` with base last; NaN for the task itself.
+    """
+    borrowing = borrowing_of(vmtl, site)
+    probabilities = by_name(borrowing, borrowing.probabilities().unsqueeze(-2))
+    return probabilities.double().cpu().numpy()
+
+
+@torch.no_grad()
+def relatedness_draws(
+    vmtl: VMTL, site: str, num_samples: int = 1000, seed: int = 0
+) -> npt.NDArray[np.float64]:
+    """Draws from the guide's relatedness of a site.
+
+    :param num_samples: S.
+    :return: ``[S, T, T]``, or ``[S, T, T + 1]`` with base last; NaN for the task itself.
+    """
+    borrowing = borrowing_of(vmtl, site)
+    return by_name(borrowing, _draw(borrowing, num_samples, seed)).cpu().numpy()
+
+
+def _draw(borrowing: Borrowing, num_samples: int, seed: int) -> Tensor:
+    posterior = borrowing.relatedness_posterior()
+    with fixed_noise(seed, borrowing.logits.device):
+        draws: Tensor = posterior.sample(torch.Size([num_samples]))
+    return draws
+
+
+@torch.no_grad()
+def responsibility_draws(
+    vmtl: VMTL, site: str, num_samples: int = 1000, seed: int = 0
+) -> npt.NDArray[np.float64] | None:
+    r"""Which lenders the prior at a task's posterior really came from, for every draw of weights.
+
+    :math:`r_{ti} \propto \alpha_{ti} e^{-KL(q_t \| c_i)}` (Hershey and Olsen 2007) for the draws of
+    :func:`relatedness_draws` with the same arguments.
+
+    :return: ``[S, T, T]``, or ``[S, T, T + 1]`` with base last, NaN for the task itself; None
+        where the site's prior is not a mixture.
+    """
+    borrowing = borrowing_of(vmtl, site)
+    draws = _draw(borrowing, num_samples, seed)
+    if site == "weights":
+        posterior = vmtl.classifier.gaussians()
+        prior = vmtl.weights_prior(draws)
+    else:
+        layer = vmtl.encoder.layer()
+        assert layer is not None  # a model without one refuses to borrow representations
+        posterior = layer
+        prior = vmtl.layer_prior(layer, draws)
+    if not isinstance(prior, PosteriorMixture):
+        return None
+    responsibilities = prior.responsibilities(
+        posterior.loc.unsqueeze(1), posterior.scale.unsqueeze(1)
+    )
+    values: npt.NDArray[np.float64] = (
+        _base_last(borrowing, responsibilities).double().cpu().numpy().copy()
+    )
+    itself = np.arange(vmtl.num_tasks)
+    values[:, itself, itself] = np.nan
+    return values

@@ -1,0 +1,274 @@
+"""Who borrows from whom: the fitted relatedness as a tidy table, and what can be read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.inference.fit import FittedVMTL
+from pyro_vmtl.inspection.draws import (
+    BASE,
+    gates,
+    other_names,
+    relatedness_draws,
+    relatedness_probabilities,
+    responsibility_draws,
+)
+
+__all__ = [
+    "COLUMNS",
+    "Truth",
+    "Value",
+    "highest_density_interval",
+    "independence",
+    "is_gated",
+    "related_pairs",
+    "relatedness",
+    "relatedness_auc",
+    "relatedness_matrix",
+    "table_sites",
+    "true_clusters",
+]
+
+COLUMNS = (
+    *("site", "task", "other", "mean", "sd", "hdi_low", "hdi_high"),
+    *("probability", "responsibility"),
+)
+"""The columns of the relatedness table, and of ``relatedness.csv`` in a run folder."""
+
+Value: TypeAlias = Literal["mean", "sd", "hdi_low", "hdi_high", "probability", "responsibility"]
+
+Truth: TypeAlias = Mapping[str, Any] | Sequence[Any] | npt.NDArray[Any] | Tensor | pd.Series
+"""The true cluster of each task: in the order of the tasks, or by name."""
+
+
+def relatedness(
+    fitted: FittedVMTL, num_samples: int = 1000, seed: int = 0, hdi_prob: float = 0.9
+) -> pd.DataFrame:
+    """How much every task borrows from each other task, and how sure that is.
+
+    A row per site (``weights``, ``representations``, whichever borrow), task and other task (or
+    ``base``, N(0, I)):
+
+    - ``mean``, ``sd``, ``hdi_low``, ``hdi_high``: over posterior draws of the relatedness, the
+      interval being the narrowest that holds ``hdi_prob`` of them;
+    - ``probability``: the chance that this lender is picked, or, for the pool ``power``, that its
+      gate is open;
+    - ``responsibility``: for a mixture, the share of the prior at the task's posterior that comes
+      from this lender, averaged over draws; else NaN.
+
+    Of a site and task, ``mean``, ``probability`` and ``responsibility`` each sum to 1 over the
+    lenders; gates do not. ``attrs["gates"]`` lists the sites with gates, ``attrs["spread"]`` is
+    ``"posterior"``, or ``"relaxation"`` where model and guide share their logits: the spread of
+    the draws is then the noise of the relaxation, and not what the data left open. The table is
+    empty where nothing borrows.
+
+    :param num_samples: draws.
+    :param seed: of the draws.
+    :param hdi_prob: in (0, 1).
+    :raises InputError: for numbers out of range.
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples is {num_samples}; expected at least 1.")
+    if not 0 < hdi_prob < 1:
+        raise InputError(f"hdi_prob is {hdi_prob}; expected a share between 0 and 1.")
+    vmtl = fitted.vmtl
+    frames = [_site_table(fitted, site, num_samples, seed, hdi_prob) for site in vmtl.borrowing]
+    if frames:
+        table = pd.concat(frames, ignore_index=True)
+    else:
+        text = {name: pd.Series(dtype=str) for name in COLUMNS[:3]}
+        table = pd.DataFrame(text | {name: pd.Series(dtype=float) for name in COLUMNS[3:]})
+    shared = any(borrowing.empirical_bayes for borrowing in vmtl.borrowing.values())
+    table.attrs["spread"] = "relaxation" if shared else "posterior"
+    table.attrs["gates"] = [site for site in vmtl.borrowing if gates(vmtl, site)]
+    table.attrs["hdi_prob"] = hdi_prob
+    return table
+
+
+def _site_table(
+    fitted: FittedVMTL, site: str, num_samples: int, seed: int, hdi_prob: float
+) -> pd.DataFrame:
+    others = other_names(fitted, site)
+    draws = relatedness_draws(fitted.vmtl, site, num_samples, seed)
+    responsibilities = responsibility_draws(fitted.vmtl, site, num_samples, seed)
+    low, high = highest_density_interval(draws, hdi_prob)
+    values = {
+        "mean": draws.mean(0),
+        "sd": draws.std(0),
+        "hdi_low": low,
+        "hdi_high": high,
+        "probability": relatedness_probabilities(fitted.vmtl, site),
+        "responsibility": (
+            np.full(draws.shape[1:], np.nan)
+            if responsibilities is None
+            else responsibilities.mean(0)
+        ),
+    }
+    pairs = np.array(
+        [(t, i) for t in range(len(fitted.names)) for i in range(len(others)) if i != t]
+    )
+    rows, columns = pairs.T
+    names = np.array(others, dtype=object)
+    labels = {"site": site, "task": names[rows], "other": names[columns]}
+    return pd.DataFrame(labels | {name: value[rows, columns] for name, value in values.items()})
+
+
+def highest_density_interval(
+    draws: npt.NDArray[np.float64], prob: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The narrowest interval that holds a share of the draws, for every entry.
+
+    :param draws: ``[S, *shape]``; NaN throughout for an entry gives NaN.
+    :param prob: the share.
+    :return: lower and upper ends, ``[*shape]`` each.
+    """
+    ordered = np.sort(draws, axis=0)
+    steps = min(int(prob * len(ordered)), len(ordered) - 1)
+    widths = ordered[steps:] - ordered[: len(ordered) - steps]
+    first = np.where(np.isnan(widths), np.inf, widths).argmin(0)[None]
+    low = np.take_along_axis(ordered, first, 0)[0]
+    high = np.take_along_axis(ordered, first + steps, 0)[0]
+    return low, high
+
+
+def table_sites(table: pd.DataFrame) -> tuple[str, ...]:
+    """The sites that a relatedness table has rows of."""
+    return tuple(table["site"].unique())
+
+
+def _of_site(table: pd.DataFrame, site: str) -> pd.DataFrame:
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise InputError(
+            f"the table has no column {missing[0]!r}; expected the columns of relatedness()."
+        )
+    rows = table[table["site"] == site]
+    if rows.empty:
+        raise InputError(
+            f"the relatedness table has no rows of the site {site!r}; "
+            f"expected one of {list(table_sites(table))}."
+        )
+    return rows
+
+
+def is_gated(table: pd.DataFrame, site: str = "weights") -> bool:
+    """Whether a site's relatedness is gates: said by the table, or seen in what its rows sum to."""
+    if "gates" in table.attrs:
+        return site in table.attrs["gates"]
+    # A table read from a CSV file has lost its attributes, but weights sum to 1 and gates do not.
+    totals = _of_site(table, site).groupby("task")["probability"].sum()
+    return not np.allclose(totals, 1, atol=1e-3)
+
+
+def independence(
+    table: pd.DataFrame, site: str = "weights", gates: bool | None = None
+) -> pd.Series:
+    """How far each task stands on its own, in [0, 1].
+
+    The ``probability`` of ``base``; for gates, 1 - the largest gate. NaN where the pool has
+    weights and no ``base``: such a task cannot decline to borrow.
+
+    :param gates: whether the relatedness is gates; None, as the table says.
+    :return: a value per task, by name; none of an empty table. ``attrs["gates"]`` says how it was
+        read.
+    :raises InputError: if the table has rows, but none of the site.
+    """
+    if table.empty:
+        return pd.Series(dtype=float, index=pd.Index([], name="task"), name="independence")
+    rows = _of_site(table, site)
+    gates = is_gated(table, site) if gates is None else gates
+    tasks = pd.Index(rows["task"].unique(), name="task")
+    if gates:
+        values = 1 - rows.groupby("task")["probability"].max()
+    else:
+        values = rows[rows["other"] == BASE].set_index("task")["probability"]
+    result = values.reindex(tasks).astype(float).rename("independence")
+    result.attrs["gates"] = gates
+    return result
+
+
+def relatedness_matrix(
+    table: pd.DataFrame, site: str = "weights", value: Value = "probability"
+) -> pd.DataFrame:
+    """One value of the table as a matrix: a row per task, a column per other task, then ``base``.
+
+    :return: ``[T, T]`` or ``[T, T + 1]``, the diagonal NaN.
+    :raises InputError: if the table has no such site or value.
+    """
+    rows = _of_site(table, site)
+    if value not in COLUMNS[3:]:
+        raise InputError(f"the value is {value!r}; expected one of {list(COLUMNS[3:])}.")
+    tasks = list(rows["task"].unique())
+    base = [BASE] if (rows["other"] == BASE).any() else []
+    matrix = rows.pivot(index="task", columns="other", values=value)
+    return matrix.reindex(index=tasks, columns=tasks + base)
+
+
+def related_pairs(table: pd.DataFrame, truth: Truth, site: str = "weights") -> pd.DataFrame:
+    """Every pair of tasks with its relatedness and whether the two are truly related.
+
+    :param truth: the true cluster of each task.
+    :return: ``task, other, score, related``, a row per unordered pair; ``score`` is the mean of
+        the two directions' ``probability``.
+    :raises InputError: if the truth does not name a cluster for every task.
+    """
+    matrix = relatedness_matrix(table, site)
+    tasks = list(matrix.index)
+    clusters = true_clusters(truth, tasks).to_numpy()
+    values = matrix[tasks].to_numpy()
+    first, second = np.triu_indices(len(tasks), 1)
+    names = np.array(tasks, dtype=object)
+    return pd.DataFrame(
+        {
+            "task": names[first],
+            "other": names[second],
+            "score": (values[first, second] + values[second, first]) / 2,
+            "related": clusters[first] == clusters[second],
+        }
+    )
+
+
+def true_clusters(truth: Truth, tasks: Sequence[str]) -> pd.Series:
+    """The true cluster of each task, by name.
+
+    :param truth: clusters by name, or in the order of ``tasks``.
+    :raises InputError: if it does not name a cluster for every task.
+    """
+    if isinstance(truth, (Mapping, pd.Series)):
+        missing = [name for name in tasks if name not in truth]
+        if missing:
+            raise InputError(
+                f"the truth has no cluster for task {missing[0]!r}; expected one for every task."
+            )
+        return pd.Series({name: truth[name] for name in tasks}, name="cluster")
+    clusters = np.asarray(truth)
+    if clusters.shape != (len(tasks),):
+        raise InputError(
+            f"the truth has shape {list(clusters.shape)}; expected [{len(tasks)}], "
+            "a cluster for every task."
+        )
+    return pd.Series(clusters, index=list(tasks), name="cluster")
+
+
+def relatedness_auc(table: pd.DataFrame, truth: Truth, site: str = "weights") -> float:
+    """How well relatedness tells tasks of one true cluster from others.
+
+    The area under the ROC curve of the symmetrised ``probability`` (the chance of a gate to be
+    open for ``power``) over unordered pairs of tasks; 0.5 is chance, 1 is perfect. NaN where all
+    pairs are related, or none.
+
+    :param truth: the true cluster of each task, in the table's order of tasks or by name.
+    :raises InputError: if the truth does not name a cluster for every task.
+    """
+    pairs = related_pairs(table, truth, site)
+    if pairs["related"].nunique() < 2:
+        return float("nan")
+    return float(roc_auc_score(pairs["related"], pairs["score"]))

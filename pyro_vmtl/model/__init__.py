@@ -1,0 +1,61 @@
+"""The model: encoders, posteriors, likelihoods, pools and lenders, and VMTL itself."""
+
+from pyro_vmtl.model.architectures import MLP, Architecture, BayesianLinear, Identity
+from pyro_vmtl.model.borrowing import Borrowing
+from pyro_vmtl.model.build import Settings, assemble, from_plain, to_plain
+from pyro_vmtl.model.encoders import (
+    BayesianLinearEncoder,
+    DeterministicEncoder,
+    Encoder,
+    GaussianEncoder,
+    IdentityEncoder,
+    PerTask,
+    mlp,
+)
+from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
+from pyro_vmtl.model.likelihoods import (
+    CategoricalLikelihood,
+    GaussianLikelihood,
+    Likelihood,
+    linear_predictor,
+)
+from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Spread, Standard
+from pyro_vmtl.model.posteriors import MeanFieldWeights, WeightsPosterior
+from pyro_vmtl.model.vmtl import SITES, VMTL
+
+__all__ = [
+    "MLP",
+    "SITES",
+    "VMTL",
+    "Anchored",
+    "Architecture",
+    "BayesianLinear",
+    "BayesianLinearEncoder",
+    "Borrowing",
+    "CategoricalLikelihood",
+    "DeterministicEncoder",
+    "Encoder",
+    "GaussianEncoder",
+    "GaussianLikelihood",
+    "Geometric",
+    "Identity",
+    "IdentityEncoder",
+    "Lenders",
+    "Likelihood",
+    "Linear",
+    "MeanFieldWeights",
+    "Mixture",
+    "PerTask",
+    "Pool",
+    "Power",
+    "Recursive",
+    "Settings",
+    "Spread",
+    "Standard",
+    "WeightsPosterior",
+    "assemble",
+    "from_plain",
+    "linear_predictor",
+    "mlp",
+    "to_plain",
+]

@@ -1,0 +1,118 @@
+"""Encoder architectures by their settings: what a config or a saved model can write down."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.model.encoders import (
+    BayesianLinearEncoder,
+    DeterministicEncoder,
+    Encoder,
+    GaussianEncoder,
+    IdentityEncoder,
+    PerTask,
+    mlp,
+)
+
+__all__ = ["MLP", "Architecture", "BayesianLinear", "Identity"]
+
+
+class Architecture:
+    """Settings of an encoder; calling them with the shape of the data makes one."""
+
+    def __call__(self, input_shape: Sequence[int], num_tasks: int) -> Encoder:
+        """A new encoder.
+
+        :param input_shape: of one sample.
+        :param num_tasks: T.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Identity(Architecture):
+    """No encoder: representations are the inputs, flattened."""
+
+    def __call__(self, input_shape: Sequence[int], num_tasks: int) -> Encoder:
+        return IdentityEncoder(input_shape)
+
+
+@dataclass(frozen=True)
+class MLP(Architecture):
+    """A multi-layer perceptron, shared by the tasks or one for each.
+
+    :ivar latent_dim: d_z.
+    :ivar hidden: widths of the hidden layers.
+    :ivar dropout: share of inputs and hidden units dropped in training.
+    :ivar stochastic: q(z | x) is Gaussian; otherwise z is a function of x.
+    :ivar per_task: an encoder for each task.
+    """
+
+    latent_dim: int = 64
+    hidden: Sequence[int] = (128,)
+    dropout: float = 0.0
+    stochastic: bool = True
+    per_task: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        _positive("latent_dim", self.latent_dim)
+        for width in self.hidden:
+            _positive("hidden width", width)
+        _share("dropout", self.dropout)
+
+    def __call__(self, input_shape: Sequence[int], num_tasks: int) -> Encoder:
+        outputs = self.latent_dim * (2 if self.stochastic else 1)
+        make = partial(mlp, input_shape, self.hidden, outputs, self.dropout)
+        network: nn.Module = PerTask(make, num_tasks) if self.per_task else make()
+        kind = GaussianEncoder if self.stochastic else DeterministicEncoder
+        return kind(network, self.latent_dim)
+
+
+@dataclass(frozen=True)
+class BayesianLinear(Architecture):
+    """One linear layer with a Gaussian posterior over its weights, as in the authors' code.
+
+    :ivar latent_dim: d_z.
+    :ivar dropout: share of inputs dropped in training.
+    :ivar prior: ``"layer"``, the KL of the layer's weights is paid once; ``"samples"``, every
+        representation pays a KL of its own.
+    :ivar per_task: a layer for each task.
+    :ivar initial_scale: standard deviation of the layer's weights at the start.
+    :ivar initial_jitter: standard deviation of their means at the start; None, 1 / sqrt(inputs).
+    """
+
+    latent_dim: int = 128
+    dropout: float = 0.0
+    prior: str = "layer"
+    per_task: bool = False
+    initial_scale: float = 0.05
+    initial_jitter: float | None = None
+
+    def __post_init__(self) -> None:
+        _positive("latent_dim", self.latent_dim)
+        _share("dropout", self.dropout)
+
+    def __call__(self, input_shape: Sequence[int], num_tasks: int) -> Encoder:
+        return BayesianLinearEncoder(
+            input_shape,
+            self.latent_dim,
+            num_layers=num_tasks if self.per_task else 1,
+            prior=self.prior,
+            dropout=self.dropout,
+            initial_scale=self.initial_scale,
+            initial_jitter=self.initial_jitter,
+        )
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise InputError(f"the encoder's {name} is {value}; expected at least 1")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise InputError(f"the encoder's {name} is {value}; expected a share in [0, 1)")

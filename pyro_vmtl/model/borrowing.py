@@ -1,0 +1,114 @@
+"""One site's borrowed prior: a pool, the relatedness that weighs the lenders, and their spread."""
+
+import math
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from pyro_vmtl.distributions import Gaussians
+from pyro_vmtl.model.pools import Pool
+
+__all__ = ["Borrowing"]
+
+
+def _inverse_softplus(value: float) -> float:
+    return value + math.log(-math.expm1(-value))
+
+
+class Borrowing(nn.Module):
+    """The learned part of a borrowed prior: relatedness of T tasks, and spread.
+
+    A task's L lenders are the other T - 1 tasks, after the base N(0, I) where the pool has one.
+
+    :param pool: how the lenders become a prior.
+    :param num_tasks: T, at least 2.
+    :param event_shape: of the site.
+    :param empirical_bayes: model and guide share the logits (the paper); by default the model's are
+        uniform and the guide's learned, so that relatedness has a posterior.
+    :param temperature: of the relaxed weights; schedules change it during training.
+    :param initial_spread: s at the start.
+    """
+
+    logits: nn.Parameter
+    lender_of_slot: Tensor
+    slot_of_component: Tensor
+    temperature: Tensor
+
+    def __init__(
+        self,
+        pool: Pool,
+        num_tasks: int,
+        event_shape: Sequence[int],
+        empirical_bayes: bool = False,
+        temperature: float = 1.0,
+        initial_spread: float = 0.3,
+    ) -> None:
+        super().__init__()
+        self.pool = pool
+        self.num_tasks = num_tasks
+        self.event_dim = len(event_shape)
+        self.empirical_bayes = empirical_bayes
+        base = int(pool.base)
+        components = torch.arange(num_tasks + base)
+        slots = torch.stack([components[components != t + base] for t in range(num_tasks)])
+        self.register_buffer("lender_of_slot", slots, persistent=False)  # [T, L] -> component
+        # The slot in which a component stands for a task; L, one past the end, for the task itself.
+        inverse = torch.full((num_tasks, num_tasks + base), slots.shape[1])
+        inverse.scatter_(1, slots, torch.arange(slots.shape[1]).expand_as(slots))
+        self.register_buffer("slot_of_component", inverse, persistent=False)  # [T, C] -> slot
+        self.logits = nn.Parameter(torch.zeros(num_tasks, slots.shape[1]))
+        self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float64))
+        shape: tuple[int, ...] | None = None
+        if pool.spread == "scalar":
+            shape = (1,) * (1 + self.event_dim)
+        elif pool.spread == "task":
+            shape = (num_tasks,) + (1,) * self.event_dim
+        elif pool.spread == "feature":
+            shape = (1, *event_shape)
+        start = _inverse_softplus(initial_spread)
+        self.raw_spread = None if shape is None else nn.Parameter(torch.full(shape, start))
+
+    @property
+    def spread(self) -> Tensor | None:
+        """s, broadcasting over ``[T, *event]``, or None."""
+        return None if self.raw_spread is None else softplus(self.raw_spread)
+
+    def _distribution(self, logits: Tensor) -> dist.TorchDistribution:
+        # float64: at low temperature a weight may be 1e-60, and the mixture takes its logarithm.
+        return self.pool.relaxation(self.temperature, logits=logits.double().unsqueeze(-2))
+
+    def relatedness_posterior(self) -> dist.TorchDistribution:
+        """q(alpha), batch shape ``[T, 1]``, event shape ``[L]``."""
+        return self._distribution(self.logits)
+
+    def relatedness_prior(self) -> dist.TorchDistribution:
+        """p(alpha): uniform, or the posterior itself under empirical Bayes."""
+        return self._distribution(
+            self.logits if self.empirical_bayes else torch.zeros_like(self.logits)
+        )
+
+    def probabilities(self) -> Tensor:
+        """The chance that each lender is picked (or its gate is open), ``[T, L]``."""
+        probabilities: Tensor = self.relatedness_posterior().probs
+        return probabilities.squeeze(-2)
+
+    def by_component(self, slots: Tensor, empty: float = 0.0) -> Tensor:
+        """Values of the lenders ``[..., T, 1, L]`` laid out by component ``[..., T, 1, C]``.
+
+        :param empty: what the task itself gets.
+        """
+        padded = torch.cat([slots, torch.full_like(slots[..., :1], empty)], -1)
+        index = self.slot_of_component.unsqueeze(-2)
+        return padded.gather(-1, index.expand(*padded.shape[:-1], index.shape[-1]))
+
+    def prior(self, draw: Tensor, lenders: Gaussians) -> dist.TorchDistribution:
+        """The prior of the site given a draw of the relatedness.
+
+        :param draw: ``[..., T, 1, L]``.
+        :param lenders: the tasks' posteriors, ``[T, *event]`` or ``[T, B, T, *event]``.
+        :return: batch shape ``[..., T, 1]``, event shape ``event``.
+        """
+        return self.pool.prior(self.by_component(draw), lenders, self.spread, self.event_dim)

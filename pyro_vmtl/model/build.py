@@ -1,0 +1,145 @@
+"""A model that fits a task set, and its settings as plain data to build it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.model.architectures import MLP, Architecture, BayesianLinear, Identity
+from pyro_vmtl.model.encoders import Encoder
+from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
+from pyro_vmtl.model.likelihoods import CategoricalLikelihood, GaussianLikelihood, Likelihood
+from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Standard
+from pyro_vmtl.model.posteriors import MeanFieldWeights
+from pyro_vmtl.model.vmtl import VMTL
+
+__all__ = ["Settings", "assemble", "from_plain", "to_plain"]
+
+_CHOICES: dict[str, type] = {
+    choice.__name__: choice
+    for choice in (
+        *(Identity, MLP, BayesianLinear),
+        *(Standard, Mixture, Linear, Geometric, Power),
+        *(Recursive, Anchored),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides a model's structure, apart from the data's shape.
+
+    :ivar encoder: settings of one of the architectures, or an :class:`Encoder` of the user's own.
+    :ivar pool: how the lenders' posteriors become the prior of a task's weights.
+    :ivar representation_pool: the same for encoder layers, one a task.
+    :ivar lenders: the class of lenders.
+    :ivar bias: whether the weights have a bias as their last column.
+    :ivar empirical_bayes: model and guide share the relatedness logits (the paper).
+    :ivar initial_scale: standard deviation of the weights' posterior at the start.
+    :ivar initial_jitter: standard deviation of its means at the start.
+    :ivar initial_noise: noise scale of a regression at the start, in the unit of the targets.
+    """
+
+    encoder: Architecture | Encoder = dataclasses.field(default_factory=MLP)
+    pool: Pool = dataclasses.field(default_factory=Mixture)
+    representation_pool: Pool = dataclasses.field(default_factory=Standard)
+    lenders: type[Lenders] = Recursive
+    bias: bool = True
+    empirical_bayes: bool = False
+    initial_scale: float = 0.05
+    initial_jitter: float = 0.1
+    initial_noise: float = 0.5
+
+
+def assemble(
+    settings: Settings,
+    num_tasks: int,
+    num_outputs: int,
+    input_shape: Sequence[int],
+    is_classification: bool,
+) -> VMTL:
+    """A new model of these settings for data of this shape.
+
+    :param num_outputs: K, classes or regression outputs.
+    :param input_shape: of one sample.
+    """
+    encoder = settings.encoder
+    if isinstance(encoder, Architecture):
+        encoder = encoder(input_shape, num_tasks)
+    elif not isinstance(encoder, Encoder):
+        raise InputError(
+            f"the encoder is a {type(encoder).__name__}; expected an architecture such as MLP(...) "
+            "or an Encoder (wrap a network as DeterministicEncoder or GaussianEncoder)"
+        )
+    likelihood: Likelihood = (
+        CategoricalLikelihood(num_outputs)
+        if is_classification
+        else GaussianLikelihood(num_tasks, num_outputs, settings.initial_noise)
+    )
+    classifier = MeanFieldWeights(
+        num_tasks,
+        num_outputs,
+        encoder.latent_dim,
+        settings.bias,
+        settings.initial_scale,
+        settings.initial_jitter,
+    )
+    return VMTL(
+        num_tasks,
+        encoder,
+        classifier,
+        likelihood,
+        pool=settings.pool,
+        representation_pool=settings.representation_pool,
+        lenders=settings.lenders(),
+        empirical_bayes=settings.empirical_bayes,
+    )
+
+
+def to_plain(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON-able data; what is not the library's own is written as None."""
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, type):
+            plain[field.name] = {value.__name__: {}} if value.__name__ in _CHOICES else None
+        elif isinstance(value, (bool, int, float)):
+            plain[field.name] = value
+        elif _CHOICES.get(type(value).__name__) is type(value):
+            names = inspect.signature(type(value)).parameters
+            plain[field.name] = {type(value).__name__: {n: getattr(value, n) for n in names}}
+        else:
+            plain[field.name] = None
+    return plain
+
+
+def from_plain(plain: dict[str, Any], **own: Any) -> Settings:
+    """The settings that :func:`to_plain` wrote.
+
+    :param own: the user's own objects, for the entries that could not be written down.
+    :raises InputError: names an entry that is missing or unknown.
+    """
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Settings):
+        if own.get(field.name) is not None:
+            values[field.name] = own[field.name]
+            continue
+        value = plain.get(field.name)
+        if value is None:
+            raise InputError(
+                f"the saved model has a {field.name} of its author's own; pass it as "
+                f"load(path, {field.name}=...)"
+            )
+        if isinstance(value, dict):
+            ((name, options),) = value.items()
+            if name not in _CHOICES:
+                raise InputError(
+                    f"the saved model's {field.name} is {name!r}; expected one of {list(_CHOICES)}"
+                )
+            value = _CHOICES[name] if field.name == "lenders" else _CHOICES[name](**options)
+        values[field.name] = value
+    return Settings(**values)

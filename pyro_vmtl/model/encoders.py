@@ -1,0 +1,225 @@
+"""q(z | x): encoders from inputs ``[T, B, *input]`` to distributions of representations."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+from torch.nn.functional import softplus
+
+from pyro_vmtl.distributions import Gaussians
+from pyro_vmtl.errors import InputError
+
+__all__ = [
+    "BayesianLinearEncoder",
+    "DeterministicEncoder",
+    "Encoder",
+    "GaussianEncoder",
+    "IdentityEncoder",
+    "PerTask",
+    "mlp",
+]
+
+
+class Encoder(nn.Module):
+    """q(z | x), amortised; subclass it to bring your own.
+
+    :ivar latent_dim: d_z.
+    :ivar has_density: whether each sample's z has a prior and a KL of its own. Where not, z is a
+        function of x (a Delta, in model and guide) or its uncertainty belongs to shared weights.
+    """
+
+    latent_dim: int
+    has_density = True
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        """q(z | x), batch shape ``[T, B]``, event shape ``[d_z]``, for x ``[T, B, *input]``."""
+        raise NotImplementedError
+
+    def layer(self) -> Gaussians | None:
+        """q(Phi) of a Bayesian layer whose KL is paid once, ``[1 or T, in + 1, d_z]``, or None."""
+        return None
+
+
+class IdentityEncoder(Encoder):
+    """z = x, flattened.
+
+    :param input_shape: of one sample.
+    """
+
+    has_density = False
+
+    def __init__(self, input_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.latent_dim = math.prod(input_shape)
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        return dist.Delta(x.flatten(2), event_dim=1)
+
+
+def _features(network: nn.Module, x: Tensor) -> Tensor:
+    """The network's output for ``[T, B, *input]`` as ``[T, B, features]``."""
+    if isinstance(network, PerTask):
+        out: Tensor = network(x)
+    else:
+        out = network(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return out.flatten(2)
+
+
+class DeterministicEncoder(Encoder):
+    """z = f(x) for any network f.
+
+    :param network: from ``[N, *input]`` to ``[N, d_z]``, or a :class:`PerTask` of one.
+    :param latent_dim: d_z.
+    """
+
+    has_density = False
+
+    def __init__(self, network: nn.Module, latent_dim: int) -> None:
+        super().__init__()
+        self.network = network
+        self.latent_dim = latent_dim
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        return dist.Delta(_features(self.network, x), event_dim=1)
+
+
+class GaussianEncoder(Encoder):
+    """q(z | x) = N(mu(x), diag sigma(x)^2) for any network that gives 2 d_z numbers.
+
+    :param network: from ``[N, *input]`` to ``[N, 2 d_z]`` (mean, then raw scale), or a
+        :class:`PerTask` of one.
+    :param latent_dim: d_z.
+    :param initial_scale: sigma where the network's second half is 0.
+    """
+
+    def __init__(self, network: nn.Module, latent_dim: int, initial_scale: float = 0.1) -> None:
+        super().__init__()
+        self.network = network
+        self.latent_dim = latent_dim
+        self.offset = math.log(math.expm1(initial_scale))
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        loc, raw = _features(self.network, x).chunk(2, -1)
+        # The floor keeps the entropy of z finite where the likelihood would like no noise at all.
+        return dist.Normal(loc, softplus(raw + self.offset) + 1e-4).to_event(1)
+
+
+class BayesianLinearEncoder(Encoder):
+    r"""z = Phi x with a factorised Gaussian posterior over Phi, locally reparameterised.
+
+    :math:`z \sim N(\mu_\Phi x, \mathrm{diag}\,\sigma_\Phi^2 x^2)`: the layer of the authors' code.
+
+    :param input_shape: of one sample; inputs are flattened.
+    :param latent_dim: d_z.
+    :param num_layers: 1, shared by the tasks, or T, a layer for each.
+    :param prior: ``"layer"``, the KL belongs to the shared weights, KL(q(Phi) || p(Phi)), and is
+        paid once; or ``"samples"`` (the authors), every z pays for itself as if it were a latent
+        variable of its own.
+    :param dropout: share of inputs dropped in training.
+    :param initial_scale: sigma of Phi at the start.
+    :param initial_jitter: standard deviation of Phi's means at the start; None, 1 / sqrt(inputs).
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int,
+        num_layers: int = 1,
+        prior: str = "layer",
+        dropout: float = 0.0,
+        initial_scale: float = 0.05,
+        initial_jitter: float | None = None,
+    ) -> None:
+        super().__init__()
+        if prior not in ("layer", "samples"):
+            raise InputError(f"the encoder's prior is {prior!r}; expected 'layer' or 'samples'")
+        inputs = math.prod(input_shape)
+        self.latent_dim = latent_dim
+        self.has_density = prior == "samples"
+        self.dropout = nn.Dropout(dropout)
+        jitter = inputs**-0.5 if initial_jitter is None else initial_jitter
+        # Layers of different tasks start equal, so that their latent axes agree.
+        start = jitter * torch.randn(1, inputs + 1, latent_dim)
+        self.loc = nn.Parameter(start.repeat(num_layers, 1, 1))
+        raw = math.log(math.expm1(initial_scale))
+        self.raw_scale = nn.Parameter(torch.full_like(self.loc.data, raw))
+
+    @property
+    def scale(self) -> Tensor:
+        """sigma of Phi, ``[1 or T, in + 1, d_z]``, the bias as last row."""
+        return softplus(self.raw_scale)
+
+    def layer(self) -> Gaussians | None:
+        return None if self.has_density else Gaussians(self.loc, self.scale)
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        return self.through(self.dropout(x.flatten(2)), Gaussians(self.loc, self.scale))
+
+    @staticmethod
+    def through(x: Tensor, layer: Gaussians) -> dist.TorchDistribution:
+        """The law of Phi x for Phi ~ ``layer``, ``[1 or T, in + 1, d_z]``, and x ``[T, B, in]``."""
+        variance = layer.scale.square()
+        loc = x @ layer.loc[:, :-1] + layer.loc[:, -1:]
+        spread = x.square() @ variance[:, :-1] + variance[:, -1:]
+        return dist.Normal(loc, spread.sqrt()).to_event(1)
+
+
+class PerTask(nn.Module):
+    """T copies of a network with parameters of their own, run as one: no loop over tasks.
+
+    :param build: makes one network; called T times, so that the starts differ.
+    :param num_tasks: T.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module], num_tasks: int) -> None:
+        super().__init__()
+        networks = [build() for _ in range(num_tasks)]
+        parameters, buffers = stack_module_state(networks)
+        self.stacked = nn.ParameterDict(
+            {name.replace(".", "/"): nn.Parameter(p.detach()) for name, p in parameters.items()}
+        )
+        for name, buffer in buffers.items():
+            self.register_buffer(name.replace(".", "/"), buffer)
+        self._buffer_names = list(buffers)
+        # A skeleton without storage; in a tuple, so that it is not a submodule with parameters.
+        self._skeleton = (copy.deepcopy(networks[0]).to("meta"),)
+
+    def train(self, mode: bool = True) -> "PerTask":
+        self._skeleton[0].train(mode)
+        super().train(mode)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[T, B, *input]`` to ``[T, B, *output]``."""
+        parameters = {name.replace("/", "."): p for name, p in self.stacked.items()}
+        buffers = {name: getattr(self, name.replace(".", "/")) for name in self._buffer_names}
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+            out: Tensor = functional_call(self._skeleton[0], (parameters, buffers), (x,))
+            return out
+
+        out: Tensor = torch.vmap(one, randomness="different")(parameters, buffers, x)
+        return out
+
+
+def mlp(
+    input_shape: Sequence[int],
+    hidden: Sequence[int],
+    outputs: int,
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """A multi-layer perceptron with ReLU, from ``[N, *input]`` to ``[N, outputs]``.
+
+    :param hidden: widths of the hidden layers.
+    :param dropout: share of inputs and hidden units dropped in training.
+    """
+    widths = [math.prod(input_shape), *hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, width in pairwise(widths):
+        layers += [nn.Dropout(dropout), nn.Linear(inputs, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(widths[-1], outputs))

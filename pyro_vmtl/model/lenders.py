@@ -1,0 +1,133 @@
+"""Who lends: the posteriors that a task's prior is pooled from. No gradient flows into them."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vmtl.distributions import Gaussians
+from pyro_vmtl.model.encoders import Encoder
+from pyro_vmtl.model.pools import Standard
+
+if TYPE_CHECKING:
+    from pyro_vmtl.model.vmtl import VMTL
+
+__all__ = ["Anchored", "Lenders", "Recursive"]
+
+
+class Lenders(nn.Module):
+    """The source of the components; subclass it to bring your own.
+
+    Both methods return detached Gaussians, or None while there is nothing to lend: the prior is
+    then N(0, I).
+    """
+
+    def bind(self, vmtl: VMTL) -> None:
+        """Called once, at the end of the model's construction."""
+
+    def weights(self, vmtl: VMTL) -> Gaussians | None:
+        """The tasks' weight posteriors, ``[T, K, d_z + 1]``."""
+        raise NotImplementedError
+
+    def layers(self, vmtl: VMTL) -> Gaussians | None:
+        """The posteriors of the tasks' encoder layers, ``[T, inputs + 1, d_z]``."""
+        raise NotImplementedError
+
+    def programs(self) -> list[VMTL]:
+        """Further models whose ELBOs are to be trained beside the main one."""
+        return []
+
+
+class Recursive(Lenders):
+    """The paper's: the tasks' posteriors of the previous iteration lend to each other.
+
+    At the time a training step is evaluated, the parameters are those that the previous step left:
+    the components are the current posteriors without gradient. Before the first step there is no
+    previous iteration, and the prior is N(0, I).
+
+    Each task's evidence comes back to it through the others, so posteriors shrink and drift: use
+    this to reproduce the paper, not to trust an interval.
+    """
+
+    started: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("started", torch.tensor(False))
+        # The Python twin of the buffer, so that no step waits for a device to answer.
+        self._started = False
+
+    def advance(self) -> None:
+        """Mark that an iteration has been made; the model calls it after a step with gradients."""
+        if not self._started:
+            self._started = True
+            self.started.fill_(True)
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._started = bool(self.started)
+
+    def weights(self, vmtl: VMTL) -> Gaussians | None:
+        return vmtl.classifier.gaussians().detach() if self._started else None
+
+    def layers(self, vmtl: VMTL) -> Gaussians | None:
+        layer = vmtl.encoder.layer()
+        return layer.detach() if self._started and layer is not None else None
+
+
+class Anchored(Lenders):
+    """Every task lends what its own data alone said, q0(w_i | D_i) under N(0, I).
+
+    The anchor is a second program with the pool ``standard``: each task's evidence enters a
+    borrower's prior once, as p(w_t | D_1:T without t) demands. It is trained in the same pass (its
+    loss is added), reads the main encoder's output detached, and only its posteriors are lent.
+    """
+
+    anchor: VMTL
+
+    def bind(self, vmtl: VMTL) -> None:
+        encoder: Encoder
+        layer = vmtl.encoder.layer()
+        if layer is not None and layer.loc.shape[0] == vmtl.num_tasks > 1:
+            encoder = copy.deepcopy(vmtl.encoder)  # the tasks' own layers are lent, so learned here
+        else:
+            encoder = _Detached(vmtl.encoder)
+        self.anchor = type(vmtl)(
+            vmtl.num_tasks,
+            encoder,
+            copy.deepcopy(vmtl.classifier),
+            copy.deepcopy(vmtl.likelihood),
+            pool=Standard(),
+        )
+        self.anchor.tempering = vmtl.tempering  # one dictionary: both programs temper alike
+
+    def weights(self, vmtl: VMTL) -> Gaussians | None:
+        return self.anchor.classifier.gaussians().detach()
+
+    def layers(self, vmtl: VMTL) -> Gaussians | None:
+        layer = self.anchor.encoder.layer()
+        return None if layer is None else layer.detach()
+
+    def programs(self) -> list[VMTL]:
+        return [self.anchor]
+
+
+class _Detached(Encoder):
+    """The main program's encoder, read without gradient and owned by the main program."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.latent_dim = encoder.latent_dim
+        self.has_density = encoder.has_density
+        self._encoder = (
+            encoder,
+        )  # in a tuple: not a submodule, its parameters are not the anchor's
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        with torch.no_grad():
+            out: dist.TorchDistribution = self._encoder[0](x)
+        return out

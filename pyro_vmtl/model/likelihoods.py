@@ -1,0 +1,78 @@
+"""What a task's representation and weights say about its targets."""
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+__all__ = ["CategoricalLikelihood", "GaussianLikelihood", "Likelihood", "linear_predictor"]
+
+
+def linear_predictor(representations: Tensor, weights: Tensor) -> Tensor:
+    """w_t z_tn + b_t.
+
+    :param representations: z, ``[..., T, B, d_z]``.
+    :param weights: ``[..., T, 1, K, d_z]``, or ``d_z + 1`` with the bias as last column.
+    :return: ``[..., T, B, K]``.
+    """
+    weights = weights.squeeze(-3)
+    features = representations.shape[-1]
+    out = representations @ weights[..., :features].mT
+    if weights.shape[-1] > features:
+        out = out + weights[..., features].unsqueeze(-2)
+    return out
+
+
+class Likelihood(nn.Module):
+    """p(y | z, w); subclass it to bring your own.
+
+    :ivar num_outputs: K, the rows of each task's weights.
+    """
+
+    num_outputs: int
+
+    def forward(self, representations: Tensor, weights: Tensor) -> dist.TorchDistribution:
+        """The distribution of the targets, batch shape ``[..., T, B]``."""
+        raise NotImplementedError
+
+
+class CategoricalLikelihood(Likelihood):
+    """Categorical(logits = w z + b) over K classes.
+
+    :param num_classes: K.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_outputs = num_classes
+
+    def forward(self, representations: Tensor, weights: Tensor) -> dist.TorchDistribution:
+        return dist.Categorical(logits=linear_predictor(representations, weights))
+
+
+class GaussianLikelihood(Likelihood):
+    """Normal(w z + b, s_t) with a learned noise scale for every task and output.
+
+    :param num_tasks: T.
+    :param num_outputs: K; 1 for scalar targets, which then have no event dimension.
+    :param initial_noise: s_t at the start, in the unit of the targets.
+    """
+
+    def __init__(self, num_tasks: int, num_outputs: int = 1, initial_noise: float = 0.5) -> None:
+        super().__init__()
+        self.num_outputs = num_outputs
+        start = float(torch.tensor(initial_noise).expm1().log())
+        self.raw_noise = nn.Parameter(torch.full((num_tasks, 1, num_outputs), start))
+
+    @property
+    def noise(self) -> Tensor:
+        """s_t, ``[T, 1, K]``, in the unit of the targets."""
+        # A noise of zero on a task fitted exactly would make the density infinite.
+        return softplus(self.raw_noise) + 1e-4
+
+    def forward(self, representations: Tensor, weights: Tensor) -> dist.TorchDistribution:
+        loc = linear_predictor(representations, weights)
+        scale = self.noise.expand_as(loc)
+        if self.num_outputs == 1:
+            return dist.Normal(loc.squeeze(-1), scale.squeeze(-1))
+        return dist.Normal(loc, scale).to_event(1)

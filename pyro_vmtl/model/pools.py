@@ -1,0 +1,144 @@
+"""How the lenders' posteriors become one task's prior: choices, each a small replaceable object."""
+
+from typing import Literal
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_vmtl.distributions import (
+    Gaussians,
+    KLBound,
+    PosteriorMixture,
+    RelatednessGates,
+    RelatednessWeights,
+    geometric_pool,
+    linear_pool,
+    power_pool,
+)
+from pyro_vmtl.errors import InputError
+
+__all__ = ["Geometric", "Linear", "Mixture", "Pool", "Power", "Spread", "Standard"]
+
+Spread = Literal["scalar", "task", "feature"]
+
+
+class Pool:
+    """A way to pool lenders; subclass it and define :meth:`prior` to bring your own.
+
+    :param base: whether N(0, I) joins the lenders as component 0, so that a task with no relatives
+        can decline to borrow; its weight is the task's independence.
+    :param spread: None, or how the learned s in V_i = sigma_i^2 + s^2 is shared: one for the site
+        (``"scalar"``), one for each lender (``"task"``) or one for each entry (``"feature"``).
+        Tasks are then related, not identical (a commensurate prior).
+    """
+
+    borrows = True
+    relaxation: type[RelatednessWeights] | type[RelatednessGates] = RelatednessWeights
+
+    def __init__(self, base: bool = False, spread: Spread | None = None) -> None:
+        if spread not in (None, "scalar", "task", "feature"):
+            raise InputError(
+                f"the pool's spread is {spread!r}; expected None, 'scalar', 'task' or 'feature'"
+            )
+        self.base = base
+        self.spread = spread
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base={self.base}, spread={self.spread!r})"
+
+    def prior(
+        self, weights: Tensor, lenders: Gaussians, spread: Tensor | None, event_dim: int
+    ) -> dist.TorchDistribution:
+        """The prior of every task.
+
+        :param weights: how much each task borrows from each component, ``[*batch, T, 1, C]``; the
+            components are the T lenders, after N(0, I) where ``base`` is set; 0 for the
+            task itself.
+        :param lenders: the tasks' posteriors, ``[T, *event]`` or ``[T, B, T, *event]``.
+        :param spread: s, broadcasting over ``lenders``, or None.
+        :return: a distribution with batch shape ``[*batch, T, 1]`` and event shape ``event``.
+        """
+        raise NotImplementedError
+
+    def components(self, lenders: Gaussians, spread: Tensor | None, event_dim: int) -> Gaussians:
+        """The lenders with the spread in their variance, after N(0, I) where ``base`` is set."""
+        loc, scale = lenders
+        if spread is not None:
+            scale = (scale.square() + spread.square()).sqrt()
+        if self.base:
+            first = loc.narrow(-event_dim - 1, 0, 1)
+            loc = torch.cat([torch.zeros_like(first), loc], -event_dim - 1)
+            scale = torch.cat([torch.ones_like(first), scale], -event_dim - 1)
+        return Gaussians(loc, scale)
+
+
+class Standard(Pool):
+    """N(0, I): no borrowing. Single-task and basic multi-task baselines."""
+
+    borrows = False
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Mixture(Pool):
+    """The paper's prior: a mixture of the lenders with the relatedness as its weights.
+
+    :param kl_bound: the analytic bound that ``TraceMeanField_ELBO`` uses, ``"tight"`` or
+        ``"convexity"``; ``Trace_ELBO`` uses the exact density instead.
+    """
+
+    def __init__(
+        self, base: bool = False, spread: Spread | None = None, kl_bound: KLBound = "tight"
+    ) -> None:
+        super().__init__(base, spread)
+        if kl_bound not in ("tight", "convexity"):
+            raise InputError(f"kl_bound is {kl_bound!r}; expected 'tight' or 'convexity'")
+        self.kl_bound = kl_bound
+
+    def prior(
+        self, weights: Tensor, lenders: Gaussians, spread: Tensor | None, event_dim: int
+    ) -> PosteriorMixture:
+        lends = weights > 0
+        # The logarithm of a zero weight would put NaN into the gradient of the others.
+        log_weights = torch.where(lends, weights, torch.ones_like(weights)).log()
+        log_weights = log_weights.masked_fill(~lends, -torch.inf)
+        components = self.components(lenders, spread, event_dim)
+        return PosteriorMixture(log_weights, components, event_dim, self.kl_bound)
+
+
+class Linear(Pool):
+    """The law of the weighted sum of the lenders: what the authors' published code computes."""
+
+    def prior(
+        self, weights: Tensor, lenders: Gaussians, spread: Tensor | None, event_dim: int
+    ) -> dist.TorchDistribution:
+        return linear_pool(weights, self.components(lenders, spread, event_dim), event_dim)
+
+
+class Geometric(Pool):
+    """The log-linear opinion pool: one Gaussian between the lenders."""
+
+    def prior(
+        self, weights: Tensor, lenders: Gaussians, spread: Tensor | None, event_dim: int
+    ) -> dist.TorchDistribution:
+        return geometric_pool(weights, self.components(lenders, spread, event_dim), event_dim)
+
+
+class Power(Pool):
+    """Power prior: N(0, I) times every lender's evidence, each behind a gate of its own.
+
+    It adds evidence up instead of picking one lender; there is no ``base``, since closed gates
+    already leave N(0, I). The spread discounts each lender's evidence.
+    """
+
+    relaxation = RelatednessGates
+
+    def __init__(self, spread: Spread | None = None) -> None:
+        super().__init__(base=False, spread=spread)
+
+    def prior(
+        self, weights: Tensor, lenders: Gaussians, spread: Tensor | None, event_dim: int
+    ) -> dist.TorchDistribution:
+        return power_pool(weights, lenders, event_dim, 0.0 if spread is None else spread)

@@ -1,0 +1,270 @@
+"""Variational multi-task learning as a Pyro model and guide (Shen et al., NeurIPS 2021)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from pyro_vmtl.data import Batch
+from pyro_vmtl.distributions import Gaussians
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.model.borrowing import Borrowing
+from pyro_vmtl.model.encoders import Encoder
+from pyro_vmtl.model.lenders import Lenders, Recursive
+from pyro_vmtl.model.likelihoods import Likelihood
+from pyro_vmtl.model.pools import Mixture, Pool, Standard
+from pyro_vmtl.model.posteriors import WeightsPosterior
+
+__all__ = ["SITES", "VMTL"]
+
+SITES = ("weights", "representations")
+"""The two latent sites of a task; ``relatedness_<site>`` says from whom each borrows."""
+
+# Parameters live in the modules, not in Pyro's global store: two models never share by accident.
+pyro.settings.set(module_local_params=True)
+
+
+class VMTL(PyroModule):
+    r"""T related tasks that lend each other their posteriors as priors.
+
+    .. math::
+        p(w_t) = \sum_{i \neq t} \alpha_{ti}\, q(w_i), \qquad
+        y_{tn} \sim p(y \mid z_{tn}, w_t), \qquad
+        z_{tn} \sim q(z \mid x_{tn})
+
+    Sample sites: ``relatedness_weights`` (:math:`\alpha`, ``[T, 1, L]``),
+    ``relatedness_representations`` (:math:`\beta`), ``weights`` (``[T, 1, K, d_z + 1]``, the bias
+    as last column), ``representations`` (``[T, B, d_z]``) and ``targets`` (``[T, B]`` or
+    ``[T, B, K]``).
+    Plates: ``tasks`` (dim -2) and ``samples`` (dim -1). Any ELBO or effect handler of Pyro works on
+    ``model`` and ``guide``.
+
+    Example::
+
+        >>> from pyro.infer import TraceMeanField_ELBO
+        >>> import pyro_vmtl as pv
+        >>> tasks = pv.digit_domains(shots=3).train
+        >>> vmtl = pv.build(tasks, pool=pv.Mixture())
+        >>> loss = TraceMeanField_ELBO().differentiable_loss(vmtl.model, vmtl.guide, tasks.dense())
+
+    :param num_tasks: T.
+    :param encoder: q(z | x).
+    :param classifier: q(w).
+    :param likelihood: p(y | z, w).
+    :param pool: how the lenders become the prior of the weights.
+    :param representation_pool: the same for the tasks' encoder layers; needs one layer a task.
+    :param lenders: whose posteriors are lent.
+    :param empirical_bayes: model and guide share the relatedness logits (the paper).
+    :param temperature: of the relaxed relatedness at the start.
+
+    :ivar tempering: the KL weight of each site, ``{"weights": 1.0, "representations": 1.0}``: 1 is
+        Bayes' rule, less a tempered posterior, 0 leaves the site's KL out. A site's relatedness
+        takes the weight of the site.
+    """
+
+    def __init__(
+        self,
+        num_tasks: int,
+        encoder: Encoder,
+        classifier: WeightsPosterior,
+        likelihood: Likelihood,
+        *,
+        pool: Pool | None = None,
+        representation_pool: Pool | None = None,
+        lenders: Lenders | None = None,
+        empirical_bayes: bool = False,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.num_tasks = num_tasks
+        self.encoder = encoder
+        self.classifier = classifier
+        self.likelihood = likelihood
+        self.pool = Mixture() if pool is None else pool
+        self.representation_pool = (
+            Standard() if representation_pool is None else representation_pool
+        )
+        self.lenders = Recursive() if lenders is None else lenders
+        self.tempering = dict.fromkeys(SITES, 1.0)
+        self.borrowing = nn.ModuleDict()
+        layer = encoder.layer()
+        if self.representation_pool.borrows and (layer is None or len(layer.loc) != num_tasks):
+            raise InputError(
+                f"the representation pool is {self.representation_pool}, and the encoder has "
+                f"{'no Bayesian layer' if layer is None else f'{len(layer.loc)} layers'}; "
+                f"expected a Bayesian layer for each of the {num_tasks} tasks to borrow between"
+            )
+        if num_tasks > 1:  # one task has nobody to borrow from: its prior is N(0, I)
+            if self.pool.borrows:
+                self.borrowing["weights"] = Borrowing(
+                    self.pool, num_tasks, classifier.event_shape, empirical_bayes, temperature
+                )
+            if self.representation_pool.borrows and layer is not None:
+                self.borrowing["representations"] = Borrowing(
+                    self.representation_pool,
+                    num_tasks,
+                    layer.loc.shape[1:],
+                    empirical_bayes,
+                    temperature,
+                )
+        if self.borrowing:
+            self.lenders.bind(self)
+
+    def programs(self) -> list[VMTL]:
+        """This model and those trained beside it (an anchor): their losses are added."""
+        return [self, *(self.lenders.programs() if self.borrowing else [])]
+
+    def set_temperature(self, temperature: float) -> None:
+        """Set the temperature of the relaxed relatedness of every site."""
+        for site in self.borrowing:
+            self._borrowing(site).temperature.fill_(temperature)
+
+    @contextlib.contextmanager
+    def untempered(self) -> Iterator[None]:
+        """All KL weights 1, as in the ELBO, whatever training uses."""
+        before = dict(self.tempering)
+        self.tempering.update(dict.fromkeys(SITES, 1.0))
+        try:
+            yield
+        finally:
+            self.tempering.update(before)
+
+    def _tempered(self, site: str) -> contextlib.AbstractContextManager[object]:
+        weight = self.tempering[site]
+        if weight == 1:
+            return contextlib.nullcontext()
+        if weight == 0:  # poutine.scale refuses 0
+            return _masked()
+        context: contextlib.AbstractContextManager[object] = poutine.scale(scale=weight)
+        return context
+
+    def _relatedness(self, of: str) -> dict[str, Tensor]:
+        """Sample the relatedness sites from the ``prior`` (model) or the ``posterior`` (guide)."""
+        draws = {}
+        for site, borrowing in self.borrowing.items():
+            # Shared logits contribute exactly nothing; masking keeps rounding noise out as well.
+            context = _masked() if borrowing.empirical_bayes else self._tempered(site)
+            with context:
+                fn = getattr(borrowing, f"relatedness_{of}")()
+                draws[site] = pyro.sample(f"relatedness_{site}", fn)
+        return draws
+
+    def _plate_of_samples(self, batch: Batch) -> contextlib.ExitStack:
+        # Mask and scale act inside `samples` only: around `weights` they would count KL(w) B times.
+        stack = contextlib.ExitStack()
+        stack.enter_context(pyro.plate("samples", batch.mask.shape[1], dim=-1))
+        stack.enter_context(poutine.mask(mask=batch.mask))  # type: ignore[call-overload]
+        stack.enter_context(poutine.scale(scale=batch.scale))
+        return stack
+
+    def _borrowing(self, site: str) -> Borrowing:
+        borrowing = self.borrowing[site]
+        assert isinstance(borrowing, Borrowing)
+        return borrowing
+
+    def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution:
+        """p(w | alpha), batch shape ``[..., T, 1]``; N(0, I) where nobody lends.
+
+        :param draw: of ``relatedness_weights``, ``[..., T, 1, L]``, or None.
+        """
+        lenders = self.lenders.weights(self) if draw is not None else None
+        if draw is None or lenders is None:
+            shape = (self.num_tasks, 1, *self.classifier.event_shape)
+            return _standard_normal(shape, 2, self.classifier.gaussians().loc)
+        return self._borrowing("weights").prior(draw, lenders)
+
+    def layer_prior(self, layer: Gaussians, draw: Tensor | None) -> dist.TorchDistribution:
+        """p(Phi | beta) of the encoder's Bayesian layer, batch shape ``[1 or T, 1]``.
+
+        :param layer: q(Phi), ``[1 or T, inputs + 1, d_z]``.
+        :param draw: of ``relatedness_representations``, ``[..., T, 1, L]``, or None.
+        """
+        lenders = self.lenders.layers(self) if draw is not None else None
+        if draw is None or lenders is None:
+            return _standard_normal((len(layer.loc), 1, *layer.loc.shape[1:]), 2, layer.loc)
+        return self._borrowing("representations").prior(draw, lenders)
+
+    def _layer_kl(self, draw: Tensor | None) -> Tensor | None:
+        layer = self.encoder.layer()
+        if layer is None:
+            return None
+        posterior = dist.Normal(layer.loc.unsqueeze(1), layer.scale.unsqueeze(1)).to_event(2)
+        return kl_divergence(posterior, self.layer_prior(layer, draw))
+
+    def model(self, batch: Batch, observed: bool = True) -> Tensor:
+        """The generative program.
+
+        :param batch: every task's samples; ``mask`` says which count.
+        :param observed: whether ``batch.y`` are the targets; otherwise they are drawn.
+        :return: the targets, ``[T, B]`` or ``[T, B, K]``.
+        """
+        with pyro.plate("tasks", self.num_tasks, dim=-2):
+            relatedness = self._relatedness("prior")
+            with self._tempered("weights"):
+                weights = pyro.sample("weights", self.weights_prior(relatedness.get("weights")))
+            with self._plate_of_samples(batch):
+                representations = self._representations_prior(batch)
+                targets: Tensor = pyro.sample(
+                    "targets",
+                    self.likelihood(representations, weights),
+                    obs=batch.y if observed else None,
+                )
+        self._sample_layer_kl(relatedness.get("representations"))
+        if self.training and torch.is_grad_enabled() and isinstance(self.lenders, Recursive):
+            self.lenders.advance()
+        return targets
+
+    def guide(self, batch: Batch, observed: bool = True) -> None:
+        """The mean-field posterior; the same arguments as :meth:`model`."""
+        with pyro.plate("tasks", self.num_tasks, dim=-2):
+            self._relatedness("posterior")
+            with self._tempered("weights"):
+                pyro.sample("weights", self.classifier())
+            with self._plate_of_samples(batch):
+                context = self._tempered("representations")
+                with context if self.encoder.has_density else _masked():
+                    pyro.sample("representations", self.encoder(batch.x))
+
+    def _representations_prior(self, batch: Batch) -> Tensor:
+        if self.encoder.has_density:
+            shape = (*batch.mask.shape, self.encoder.latent_dim)
+            with self._tempered("representations"):
+                prior = _standard_normal(shape, 1, batch.x)
+                draw: Tensor = pyro.sample("representations", prior)
+                return draw
+        # z has the same law in model and guide and contributes nothing. Its value comes from the
+        # guide's trace, so no gradient is needed here, nor does other dropout noise matter.
+        with torch.no_grad():
+            law = self.encoder(batch.x)
+        with _masked():
+            draw = pyro.sample("representations", law)
+        return draw
+
+    def _sample_layer_kl(self, draw: Tensor | None) -> None:
+        """The KL of a Bayesian encoder layer enters the ELBO once, as one named factor."""
+        kl = self._layer_kl(draw)
+        if kl is not None:
+            # Plates to the left (vectorised particles) remain; those of tasks are summed.
+            with self._tempered("representations"):
+                pyro.factor("layer_kl", -kl.sum((-2, -1), keepdim=True), has_rsample=False)
+
+
+def _masked() -> contextlib.AbstractContextManager[object]:
+    context: contextlib.AbstractContextManager[object] = poutine.mask(mask=False)
+    return context
+
+
+def _standard_normal(
+    shape: tuple[int, ...], event_dim: int, like: Tensor
+) -> dist.TorchDistribution:
+    """N(0, I) of a shape, on the device and with the dtype of another tensor."""
+    zero, one = like.new_zeros(()), like.new_ones(())
+    return dist.Normal(zero.expand(shape), one.expand(shape)).to_event(event_dim)

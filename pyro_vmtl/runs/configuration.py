@@ -1,0 +1,103 @@
+"""From a Hydra configuration to the objects of an experiment."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pyro_vmtl.data import TaskSplits
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.inference import TrainingSettings
+from pyro_vmtl.model import Settings
+
+__all__ = ["Plan", "config_folder", "read_plan", "repeatable"]
+
+_TRAINING = {field.name for field in fields(TrainingSettings)}
+_REPEAT = """\
+# The configuration of this run, resolved. To repeat the run into a new folder:
+#   python -m pyro_vmtl.train --config-dir {folder} --config-name config
+"""
+
+
+def config_folder() -> Path:
+    """Where the configs are: inside an installed wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a configuration says, as objects.
+
+    :ivar splits: training, validation and test tasks.
+    :ivar settings: the model's structure.
+    :ivar training: how to train it.
+    :ivar trainer: further options of ``fit``: accelerator, devices and the like.
+    """
+
+    splits: TaskSplits
+    settings: Settings
+    training: TrainingSettings
+    trainer: dict[str, Any]
+
+
+def read_plan(config: DictConfig) -> Plan:
+    """Make the objects that a configuration describes.
+
+    :raises InputError: says what in it cannot be used.
+    """
+    splits = _make(config.data, "data")
+    if not isinstance(splits, TaskSplits):
+        raise InputError(
+            f"data is a {type(splits).__name__}; expected the configuration of a task set with "
+            "training, validation and test parts"
+        )
+    settings = Settings(
+        **_make(config.model, "model"),
+        pool=_make(config.pool, "pool"),
+        representation_pool=_make(config.representation_pool, "representation_pool"),
+        lenders=_make(config.lenders, "lenders"),
+    )
+    trainer = _make(config.trainer, "trainer")
+    training = {k: trainer.pop(k) for k in list(trainer) if k in _TRAINING}
+    return Plan(splits, settings, TrainingSettings(**training), trainer)
+
+
+def _make(config: DictConfig, name: str) -> Any:
+    try:
+        made = instantiate(config, _convert_="all")
+    except (InstantiationException, OmegaConfBaseException) as error:
+        raise InputError(_sentence(error, name)) from error
+    return made
+
+
+def _sentence(error: Exception, name: str) -> str:
+    """What the innermost of a chain of errors says; ours already say all that is needed."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+        if isinstance(cause, InputError):
+            return str(cause)
+    return f"the configuration of {name} cannot be used: {str(cause).splitlines()[0]}"
+
+
+def repeatable(config: DictConfig, folder: Path) -> str:
+    """The text of ``config.yaml``: resolved, and complete enough to be run by itself."""
+    data = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(data, dict)
+    data["run_dir"] = None  # a repetition goes into a folder of its own
+    text = {
+        "defaults": [
+            {"override hydra/job_logging": "none"},
+            {"override hydra/hydra_logging": "none"},
+            "_self_",
+        ],
+        "hydra": {"output_subdir": None, "run": {"dir": "."}},
+        **data,
+    }
+    return _REPEAT.format(folder=folder) + OmegaConf.to_yaml(OmegaConf.create(text))

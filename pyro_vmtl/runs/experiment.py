@@ -1,0 +1,202 @@
+"""One experiment: train, look at the test data once, and fill the run folder."""
+
+import dataclasses
+import logging
+import time
+from importlib.metadata import version
+from platform import python_version
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+import pyro_vmtl
+from pyro_vmtl.data import TaskSplits
+from pyro_vmtl.inference import FittedVMTL, Predictions, fit, save
+from pyro_vmtl.inspection import (
+    plot_relatedness,
+    plot_training,
+    relatedness,
+    save_netcdf,
+    to_inference_data,
+)
+from pyro_vmtl.model import Identity, Settings, Standard
+from pyro_vmtl.runs.configuration import Plan, read_plan, repeatable
+from pyro_vmtl.runs.folder import RunFolder
+
+__all__ = ["Scores", "baselines", "run_experiment"]
+
+_log = logging.getLogger(__name__)
+
+Scores = dict[str, dict[str, float | None]]
+_PACKAGES = ("torch", "pyro-ppl", "lightning", "numpy", "arviz")
+
+
+def run_experiment(config: DictConfig, folder: RunFolder, console: Console) -> FittedVMTL:
+    """Do what a configuration says and write all of it into the folder.
+
+    :param config: a composed configuration; see ``configs/``.
+    :param folder: an empty run folder.
+    :param console: where progress and the test table are shown.
+    """
+    started = time.perf_counter()
+    plan = read_plan(config)
+    folder.write_text("config.yaml", repeatable(config, folder.path))
+    console.print(_introduction(plan))
+    fitted = _fit(plan, config, folder)
+    seconds = {"training": time.perf_counter() - started}
+
+    test = fitted.predict(plan.splits.test, config.num_samples, seed=config.seed)
+    validation = None
+    if bool(plan.splits.validation.labelled.any()):
+        validation = fitted.predict(plan.splits.validation, config.num_samples, seed=config.seed)
+    scores = test.metrics()
+    others = baselines(plan, config) if config.baselines else {}
+    seconds["total"] = time.perf_counter() - started
+    folder.write_json(
+        "metrics.json",
+        {
+            "test": scores,
+            "validation": None if validation is None else validation.metrics(),
+            "baselines": {name: {"test": other} for name, other in others.items()},
+            "samples": {name: len(part) for name, part in plan.splits._asdict().items()},
+            "seconds": seconds,
+            "warnings": list(fitted.warnings),
+            "versions": _versions(),
+        },
+    )
+    _write_inspection(fitted, test, plan.splits, config, folder)
+    for sentence in fitted.warnings:
+        console.print(f"[yellow]Warning:[/yellow] {sentence}")
+    for table in _tables({"VMTL" if others else "": scores, **others}):
+        console.print(table)
+    console.print(f"Run folder: {folder.path}", soft_wrap=True)
+    return fitted
+
+
+def _versions() -> dict[str, str]:
+    ours = {"python": python_version(), "pyro_vmtl": pyro_vmtl.__version__}
+    return ours | {package: version(package) for package in _PACKAGES}
+
+
+def _introduction(plan: Plan) -> str:
+    splits = plan.splits
+    counts = ", ".join(f"{len(part)} {name}" for name, part in splits._asdict().items())
+    return f"{splits.train.num_tasks} tasks; samples: {counts}"
+
+
+def _fit(plan: Plan, config: DictConfig, folder: RunFolder) -> FittedVMTL:
+    options = dict(plan.trainer)
+    loggers = []
+    if options.pop("tensorboard"):
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        loggers.append(TensorBoardLogger(folder.path, name="tensorboard", version=""))
+
+    def write_history(history: list[dict[str, float]]) -> None:
+        folder.write_csv("metrics.csv", pd.DataFrame(history))
+
+    fitted = fit(
+        plan.splits.train,
+        plan.splits.validation,
+        plan.settings,
+        plan.training,
+        seed=config.seed,
+        checkpoints=folder.path / "checkpoints",
+        resume=config.ckpt_path,
+        loggers=loggers,
+        on_epoch=write_history,
+        **options,
+    )
+    save(fitted, folder.path / "model")
+    return fitted
+
+
+def _write_inspection(
+    fitted: FittedVMTL,
+    test: Predictions,
+    splits: TaskSplits,
+    config: DictConfig,
+    folder: RunFolder,
+) -> None:
+    table = relatedness(fitted, seed=config.seed)
+    folder.write_csv("relatedness.csv", table)
+    frame = test.frame()
+    folder.write("predictions.parquet", lambda path: frame.to_parquet(path, index=False))
+    data = to_inference_data(fitted, splits.test, num_samples=config.num_samples, seed=config.seed)
+    folder.write("inference_data.nc", lambda path: save_netcdf(data, path))
+    figures = {"training": plot_training(fitted.history)[0].get_figure()}
+    for site in table["site"].unique():
+        figures[f"relatedness_{site}"] = plot_relatedness(table, site=site).get_figure()
+    for name, figure in figures.items():
+        _write_figure(folder, f"figures/{name}.png", figure)
+
+
+def _write_figure(folder: RunFolder, name: str, figure: Any) -> None:
+    folder.write(name, lambda path: figure.savefig(path, dpi=150, bbox_inches="tight"))
+    plt.close(figure)
+
+
+def baselines(plan: Plan, config: DictConfig) -> dict[str, Scores]:
+    """Test metrics without borrowing: N(0, I) priors, and every task by itself.
+
+    The same data, budget and choice of epoch; single-task models have encoders of their own, so
+    with no encoder to share the two are one and the same, given once.
+    """
+    choices: dict[str, Settings] = {}
+    plain = dataclasses.replace(plan.settings, pool=Standard(), representation_pool=Standard())
+    encoder = plan.settings.encoder
+    if not isinstance(encoder, Identity):
+        choices["N(0, I)"] = plain
+    if dataclasses.is_dataclass(encoder) and hasattr(encoder, "per_task"):
+        choices["single-task"] = dataclasses.replace(
+            plain, encoder=dataclasses.replace(encoder, per_task=True)
+        )
+    elif isinstance(encoder, Identity):
+        choices["single-task"] = plain
+    scores = {}
+    for name, settings in choices.items():
+        options = {k: v for k, v in plan.trainer.items() if k != "tensorboard"}
+        fitted = fit(
+            plan.splits.train,
+            plan.splits.validation,
+            settings,
+            plan.training,
+            seed=config.seed,
+            **options,
+        )
+        test = fitted.predict(plan.splits.test, config.num_samples, seed=config.seed)
+        scores[name] = test.metrics()
+    return scores
+
+
+def _tables(scores: dict[str, Scores]) -> list[Table]:
+    """The test table: a row a task; a table for each metric where methods stand side by side."""
+    methods = list(scores)
+    first = scores[methods[0]]
+    metrics = list(first["mean"])
+    if len(methods) == 1:
+        table = Table("task", title="Test data")
+        for metric in metrics:
+            table.add_column(metric, justify="right")
+        for task, values in first.items():
+            cells = [_number(values.get(metric)) for metric in metrics]
+            table.add_row(task, *cells, style="bold" if task == "mean" else None)
+        return [table]
+    tables = []
+    for metric in metrics:
+        table = Table("task", title=f"Test data: {metric}")
+        for method in methods:
+            table.add_column(method, justify="right")
+        for task in first:
+            cells = [_number(scores[method][task].get(metric)) for method in methods]
+            table.add_row(task, *cells, style="bold" if task == "mean" else None)
+        tables.append(table)
+    return tables
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.3f}"
