@@ -3,7 +3,20 @@
 from pyro_vmtl.data.batches import Batch, TaskBatches
 from pyro_vmtl.data.clusters import cluster_weights, clusters
 from pyro_vmtl.data.digits import ANGLES, DOMAINS, IMAGE_SHAPE, digit_domains, rotated_digits
+from pyro_vmtl.data.features import extract_features
+from pyro_vmtl.data.image_sets import (
+    domainnet,
+    image_domains,
+    imageclef,
+    office_caltech,
+    office_home,
+)
+from pyro_vmtl.data.image_splits import ImageReport, ImageSplits
+from pyro_vmtl.data.images import ImageData, ImageTransform, read_images
+from pyro_vmtl.data.mnist import rotated_mnist
+from pyro_vmtl.data.networks import FrozenNetwork, frozen_network
 from pyro_vmtl.data.splits import TaskSplits, split_tasks
+from pyro_vmtl.data.tables import read_table
 from pyro_vmtl.data.task_set import TaskSet
 
 __all__ = [
@@ -11,12 +24,27 @@ __all__ = [
     "DOMAINS",
     "IMAGE_SHAPE",
     "Batch",
+    "FrozenNetwork",
+    "ImageData",
+    "ImageReport",
+    "ImageSplits",
+    "ImageTransform",
     "TaskBatches",
     "TaskSet",
     "TaskSplits",
     "cluster_weights",
     "clusters",
     "digit_domains",
+    "domainnet",
+    "extract_features",
+    "frozen_network",
+    "image_domains",
+    "imageclef",
+    "office_caltech",
+    "office_home",
+    "read_images",
+    "read_table",
     "rotated_digits",
+    "rotated_mnist",
     "split_tasks",
 ]

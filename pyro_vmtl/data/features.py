@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from pyro_vmtl.data.images import (
     UnreadableChoice,
     check_choice,
     check_readable,
+    progress_bar,
     read_in_batches,
-    tracked,
 )
 from pyro_vmtl.data.networks import FrozenNetwork, frozen_network
 from pyro_vmtl.errors import InputError
@@ -101,26 +101,28 @@ def extract_features(
     parts: list[Tensor] = []
     rows: list[Tensor] = []
     broken: dict[str, str] = {}
-    what = f"features ({frozen.name})"
-    for block in tracked(blocks, what, len(blocks), progress):
-        own = files[block.start : block.stop]
-        key = None if folder is None else _key(own, frozen, transform)
-        part = None if folder is None or key is None else _from_cache(folder, key, own)
-        if part is None and broken and unreadable == "error":
-            # There will be no features; all that is left to learn is what else is broken.
-            part = extractor.check(own)
-        elif part is None:
-            part, passing = extractor.extract(own)
-            if folder is not None and key is not None and not passing:
-                folder = _into_cache(folder, key, part, own, frozen, transform)
-        if part.unreadable and not broken and unreadable == "error":
-            log.warning(
-                "'%s' cannot be read (%s); looking through the other images before stopping",
-                *next(iter(part.unreadable.items())),
-            )
-        broken.update(part.unreadable)
-        parts.append(part.values)
-        rows.append(part.rows + block.start)
+    with progress_bar(f"features of {frozen.name}", len(files), progress) as advance:
+        for block in blocks:
+            own = files[block.start : block.stop]
+            key = None if folder is None else _key(own, frozen, transform)
+            part = None if folder is None or key is None else _from_cache(folder, key, own)
+            if part is not None:
+                advance(len(own))
+            elif broken and unreadable == "error":
+                # There will be no features; all that is left to learn is what else is broken.
+                part = extractor.check(own, advance)
+            else:
+                part, passing = extractor.extract(own, advance)
+                if folder is not None and key is not None and not passing:
+                    folder = _into_cache(folder, key, part, own, frozen, transform)
+            if part.unreadable and not broken and unreadable == "error":
+                log.warning(
+                    "'%s' cannot be read (%s); looking through the other images before stopping",
+                    *next(iter(part.unreadable.items())),
+                )
+            broken.update(part.unreadable)
+            parts.append(part.values)
+            rows.append(part.rows + block.start)
     if unreadable == "error":
         check_readable(broken, len(files))
     kept = [part for part in parts if len(part)]
@@ -142,7 +144,9 @@ class _Extractor:
     device: torch.device | str | None
     workers: int
 
-    def extract(self, files: Sequence[Path]) -> tuple[ImageData, bool]:
+    def extract(
+        self, files: Sequence[Path], advance: Callable[[int], None]
+    ) -> tuple[ImageData, bool]:
         """The features of these images, and whether it was the disk that failed for some."""
         module = self.frozen.module
         parameter = next(itertools.chain(module.parameters(), module.buffers()), None)
@@ -169,6 +173,7 @@ class _Extractor:
                     position += 1
                 if images:
                     parts.append(self._forward(images, device))
+                advance(len(batch))
         finally:
             # The module may be the user's own: it leaves as it came.
             for part, mode in modes.items():
@@ -176,15 +181,16 @@ class _Extractor:
         values = torch.cat(parts) if parts else torch.empty(0, 1)
         return ImageData(values, torch.tensor(rows, dtype=torch.int64), broken), passing
 
-    def check(self, files: Sequence[Path]) -> ImageData:
+    def check(self, files: Sequence[Path], advance: Callable[[int], None]) -> ImageData:
         """Which of these images cannot be read; no features."""
-        batches = read_in_batches(files, self.transform, self.batch_size, self.workers)
-        images = itertools.chain.from_iterable(batches)
-        broken = {
-            str(file): image.reason
-            for file, image in zip(files, images, strict=True)
-            if isinstance(image, Unreadable)
-        }
+        broken: dict[str, str] = {}
+        position = 0
+        for batch in read_in_batches(files, self.transform, self.batch_size, self.workers):
+            for image in batch:
+                if isinstance(image, Unreadable):
+                    broken[str(files[position])] = image.reason
+                position += 1
+            advance(len(batch))
         return ImageData(torch.empty(0, 1), torch.empty(0, dtype=torch.int64), broken)
 
     def _forward(self, images: Sequence[Tensor], device: torch.device | str) -> Tensor:
@@ -196,7 +202,9 @@ class _Extractor:
         with torch.no_grad():
             features = self.frozen.module(torch.stack(list(images)).to(device))
         if not isinstance(features, Tensor) or len(features) != len(images) or features.ndim < 2:
-            given = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            given = (
+                list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            )
             raise InputError(
                 f"the network {self.frozen.name!r} gives {given} for {len(images)} images; "
                 f"expected features [{len(images)}, ...]."
@@ -218,7 +226,9 @@ def _blocks(number: int, groups: Sequence[int] | None) -> Iterator[range]:
 def _cache_folder(cache: str | Path | None, transform: Transform) -> Path | None:
     if re.search(r"\bat 0x[0-9a-fA-F]+", repr(transform)):
         # An address says nothing about what the function does, and the next run may reuse it.
-        log.warning("the transform %r cannot be told from others; its features are not kept", transform)
+        log.warning(
+            "the transform %r cannot be told from others; its features are not kept", transform
+        )
         return None
     return default_cache() if cache is None else Path(cache).expanduser()
 
@@ -245,7 +255,9 @@ def _from_cache(folder: Path, key: str, files: Sequence[Path]) -> ImageData | No
             raise ValueError("its content is not what was written")
         tensors = load(content)
         data = ImageData(tensors["features"], tensors["rows"], dict(record["unreadable"]))
-        if len(data.values) != len(data.rows) or len(data.rows) + len(data.unreadable) != len(files):
+        if len(data.values) != len(data.rows) or len(data.rows) + len(data.unreadable) != len(
+            files
+        ):
             raise ValueError("it does not hold these images")
     except FileNotFoundError as error:
         if description.exists():  # the description is written last: its features were there

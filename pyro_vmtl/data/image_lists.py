@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -50,6 +50,7 @@ class ListReport:
     :param unmatched: the paths of lines for which there is no image.
     :param ambiguous: the paths of lines for which there are several, and these.
     :param repeated: lines that name an image once more.
+    :param labels: for every label the classes of the images that bear it.
     """
 
     file: str
@@ -58,6 +59,7 @@ class ListReport:
     unmatched: tuple[str, ...]
     ambiguous: tuple[tuple[str, tuple[str, ...]], ...]
     repeated: int
+    labels: Mapping[str, tuple[str, ...]]
 
     @property
     def complete(self) -> bool:
@@ -156,6 +158,7 @@ def match_list(tree: ImageTree, domain: int, file: str | Path) -> tuple[_Array, 
         exact[parts] = row
         loose.setdefault(_loose_parts(tree, parts), []).append(row)
     rows: dict[int, None] = {}
+    labels: dict[str, set[str]] = {}
     unmatched, ambiguous, repeated = [], [], 0
     for line in lines:
         parts = tuple(part for part in re.split(r"[\\/]+", line.path) if part)
@@ -170,6 +173,7 @@ def match_list(tree: ImageTree, domain: int, file: str | Path) -> tuple[_Array, 
             repeated += 1
         else:
             rows[found[0]] = None
+            labels.setdefault(line.label, set()).add(tree.classes[tree.label[found[0]]])
     if not rows:
         wanted = "<class>/<image>" if depth == 2 else "<image>"
         first = tree.paths[tree.rows(domain)[0]]
@@ -185,6 +189,7 @@ def match_list(tree: ImageTree, domain: int, file: str | Path) -> tuple[_Array, 
         unmatched=tuple(unmatched),
         ambiguous=tuple(ambiguous),
         repeated=repeated,
+        labels={label: tuple(sorted(names)) for label, names in labels.items()},
     )
     return np.array(list(rows), dtype=np.int64), report
 

@@ -18,7 +18,6 @@ from pyro_vmtl.data.image_lists import (
     find_list,
     loose_name,
     match_list,
-    read_list,
     write_list,
     write_text,
 )
@@ -56,7 +55,8 @@ class Parts:
 
     :param part: ``[N]`` int64: -1 where unused, 0 to train on, 1 for validation, 2 to test on.
     :param lists: what became of the list files, if there were any.
-    :param in_both: images that lists name for training and for test too: they only train.
+    :param in_both: images that are listed for two parts, and stay in the first of training,
+        validation and test.
     """
 
     part: _Array
@@ -73,7 +73,8 @@ class ImageReport:
     :param images: for every domain the number of images per part.
     :param validation_from: what the validation images were taken, and removed, from.
     :param lists: what became of the list files, if there were any.
-    :param in_both: images that lists name for training and for test too: they only train.
+    :param in_both: images that are listed for two parts, and stay in the first of training,
+        validation and test.
     :param contradictions: labels of the lists that do not go with the class folders one to one.
     :param unreadable: images that were left out, and why they cannot be read.
     :param alone: classes that a single domain has, and which.
@@ -99,11 +100,17 @@ class ImageReport:
         lines = [str(report) for report in self.lists if not report.complete]
         if self.in_both:
             lines.append(
-                f"{len(self.in_both)} images are listed to train and to test on, first "
-                f"'{self.in_both[0]}'; they only train"
+                f"{len(self.in_both)} images are listed for two parts, first '{self.in_both[0]}'; "
+                "each stays in the first of training, validation and test"
             )
         if self.contradictions:
             lines.append(f"labels of the lists against class folders: {self.contradictions[0]}")
+        if self.alone and len(self.images) > 1:
+            name, domain = next(iter(self.alone.items()))
+            lines.append(
+                f"{len(self.alone)} of {len(self.classes)} classes are in a single domain, first "
+                f"{name!r} in {domain!r}"
+            )
         if self.unreadable:
             path, why = next(iter(self.unreadable.items()))
             lines.append(
@@ -209,7 +216,7 @@ def draw_parts(
     fraction: float,
     validation: float | None = None,
     seed: int = 0,
-    own_lists: Callable[[str], Sequence[Path]] | None = None,
+    own_lists: Callable[[str, str], Path] | None = None,
 ) -> Parts:
     """Draw the parts at random, class by class in every domain.
 
@@ -219,9 +226,9 @@ def draw_parts(
     and a smaller fraction trains on a part of what a larger one trains on.
 
     :param validation: by default as large as ``fraction``.
-    :param own_lists: from a domain to its train list and test list, for a set that comes with
-        them: training and validation are drawn from the train list, and the test part is the test
-        list.
+    :param own_lists: from a domain and ``"train"`` or ``"test"`` to a list file, for a set that
+        comes with them: training and validation are drawn from the train list, and the test part
+        is the test list.
     :raises InputError: for fractions out of range, or lists that match nothing.
     """
     validation = check_fractions(fraction, validation)
@@ -235,7 +242,8 @@ def draw_parts(
         pool[:] = False
         for number, domain in enumerate(tree.domains):
             (drawn, first), (tested, second) = (
-                match_list(tree, number, file) for file in own_lists(domain)
+                match_list(tree, number, own_lists(domain, PARTS[which]))
+                for which in (_TRAIN, _TEST)
             )
             in_both += [tree.paths[row] for row in np.intersect1d(drawn, tested)]
             part[tested] = _TEST
@@ -258,9 +266,9 @@ def read_parts(
     validation: float | None = None,
     seed: int = 0,
     names: Sequence[str] = LIST_NAMES,
-    own_test: Callable[[str], Path] | None = None,
+    own_lists: Callable[[str, str], Path] | None = None,
 ) -> Parts:
-    """Read the parts from list files; validation, where it has no lists, comes out of the test part.
+    """Read the parts from list files; a validation part without lists comes out of the test part.
 
     Of n listed images of a class in a domain, ``validation`` n are taken from the test part,
     rounded, at least one where two are there, and removed from it.
@@ -270,8 +278,8 @@ def read_parts(
     :param validation: by default as large as ``fraction``; not looked at where there are lists.
     :param seed: of what is drawn.
     :param names: of the train, validation and test list, with ``{domain}`` and ``{percent}``.
-    :param own_test: from a domain to the test list that the set comes with, for when there is none
-        in ``folder``.
+    :param own_lists: from a domain and ``"test"`` to the list that the set comes with, for when
+        there is none in ``folder``.
     :raises InputError: for list files that are not there or match nothing.
     """
     validation = check_fractions(fraction, validation)
@@ -283,8 +291,8 @@ def read_parts(
     validated = []
     for number, domain in enumerate(tree.domains):
         files = [_find(tree, folder, pattern, domain, fraction) for pattern in names]
-        if files[_TEST] is None and own_test is not None:
-            files[_TEST] = own_test(domain)
+        if files[_TEST] is None and own_lists is not None:
+            files[_TEST] = own_lists(domain, PARTS[_TEST])
         for which in (_TRAIN, _TEST):
             if files[which] is None:
                 wanted = names[which].format(domain=domain, percent=percent(fraction))
@@ -296,8 +304,8 @@ def read_parts(
         # Training last: an image that is listed twice trains.
         for which in (_TEST, _VALIDATION, _TRAIN):
             file = files[which]
-            if file is None or (which == _VALIDATION and not read_or_empty(file)):
-                continue
+            if file is None or (which != _TRAIN and not file.read_bytes().strip()):
+                continue  # as written for a part that has no image in this domain
             rows, report = match_list(tree, number, file)
             in_both += [tree.paths[row] for row in rows if part[row] > which]
             part[rows] = which
@@ -311,14 +319,7 @@ def read_parts(
     return Parts(part, tuple(reports), tuple(in_both))
 
 
-def read_or_empty(file: Path) -> bool:
-    """Whether a list file of a validation part names anything: ``validation=0`` names nothing."""
-    return file.stat().st_size > 0 and bool(read_list(file))
-
-
-def _find(
-    tree: ImageTree, folder: Path, pattern: str, domain: str, fraction: float
-) -> Path | None:
+def _find(tree: ImageTree, folder: Path, pattern: str, domain: str, fraction: float) -> Path | None:
     others = [other for other, name in tree.domain_names.items() if name == domain]
     return find_list(
         [folder],
@@ -329,13 +330,16 @@ def _find(
 def _strata(tree: ImageTree, chosen: _Array, seed: int) -> list[_Array]:
     """The chosen rows of every class in every domain, each in an order of chance."""
     cells = tree.domain * len(tree.classes) + tree.label
+    rows = np.flatnonzero(chosen)
+    rows = rows[np.argsort(cells[rows], kind="stable")]
+    starts = np.flatnonzero(np.diff(cells[rows])) + 1
     strata = []
-    for cell in np.unique(cells[chosen]):
-        rows = np.flatnonzero(chosen & (cells == cell))
+    for members in np.split(rows, starts) if len(rows) else []:
+        cell = int(cells[members[0]])
         domain = tree.domains[cell // len(tree.classes)]
         name = f"{loose_name(domain)}/{loose_name(tree.classes[cell % len(tree.classes)])}"
         generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        strata.append(generator.permutation(rows))
+        strata.append(generator.permutation(members))
     return strata
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -101,7 +101,7 @@ class ImageTree:
 
 
 class _Domain(NamedTuple):
-    """The image files of one domain, by the name of their class folder or, if flat, of the class."""
+    """The images of one domain, by the name of their class folder or, if flat, of the class."""
 
     folder: Path
     files: dict[str, list[Path]]
@@ -157,8 +157,8 @@ def find_images(
         ]
         if not own:
             raise InputError(
-                f"the domain {name!r} in '{domain.folder}' holds no image of the classes "
-                f"{', '.join(names)}; expected {domain.folder.name}/<class>/<image>."
+                f"the domain {name!r} in '{domain.folder}' has the folders {_few(domain.files)}; "
+                f"expected some of the classes {_few(dict.fromkeys(wanted.values()) or names)}."
             )
         own.sort()
         paths += [path for path, _ in own]
@@ -186,9 +186,11 @@ def _domain_folders(
     if domains is None and not layout.domains:
         return root, {folder.name: folder for folder in _subfolders(root)}
     known = {loose_name(other): n for n, names in layout.domains.items() for other in (n, *names)}
-    wanted = list(layout.domains) if domains is None else [domains] if isinstance(domains, str) else [
-        known.get(loose_name(name), name) for name in domains
-    ]
+    if domains is None:
+        wanted = list(layout.domains)
+    else:
+        given = [domains] if isinstance(domains, str) else list(domains)
+        wanted = [known.get(loose_name(name), name) for name in given]
     if len(set(wanted)) < len(wanted):
         raise InputError(f"the domains are {wanted}; expected each once.")
     must = [name for name in wanted if domains is not None or name not in layout.optional]
@@ -200,10 +202,10 @@ def _domain_folders(
             root, folders = whole[0], inner[whole[0]]
     missing = [name for name in must if name not in folders]
     if missing:
-        there = ", ".join(repr(folder.name) for folder in _subfolders(root)) or "no folder"
+        there = _few(folder.name for folder in _subfolders(root)) or "no folder"
         raise InputError(
             f"there is no domain {missing[0]!r} in '{root}', which has {there}; expected the "
-            f"folders {', '.join(repr(name) for name in must)}, or domains=[...] that says which "
+            f"folders {_few(must)}, or domains=[...] that says which "
             "of them to use."
         )
     return root, {name: folders[name] for name in wanted if name in folders}
@@ -218,6 +220,11 @@ def _find_all(root: Path, wanted: Sequence[str], layout: Layout) -> dict[str, Pa
         exact = [by_name[other] for other in names if other in by_name]
         loose = {loose_name(other) for other in names}
         near = [folder for folder in subfolders if loose_name(folder.name) in loose]
+        if not exact and len(near) > 1:
+            raise InputError(
+                f"the domain {name!r} may be any of the folders {_few(f.name for f in near)} in "
+                f"'{root}'; expected one of them."
+            )
         if exact or near:
             found[name] = (exact or near)[0]
     return found
@@ -266,7 +273,7 @@ def _class_of_folder(
         if classes is not None and nowhere:
             raise InputError(
                 f"there is no class {nowhere[0]!r}; expected some of the folders "
-                f"{', '.join(repr(key) for key in sorted(folders)[:10])}."
+                f"{_few(sorted(folders))}."
             )
         return tuple(name for name in order if name in chosen.values()), chosen
     first: dict[str, str] = {}
@@ -342,8 +349,12 @@ def _tell(tree: ImageTree, layout: Layout) -> None:
         log.warning(
             "'%s' has %d classes where the whole set has %d", tree.root, len(tree.classes), expected
         )
-    for name, domain in list(tree.alone.items())[:5] if len(tree.domains) > 1 else ():
-        log.warning("the class '%s' is in no domain but '%s'", name, domain)
+
+
+def _few(names: Iterable[str], limit: int = 10) -> str:
+    shown = [repr(name) for name in names]
+    more = f", ... ({len(shown)} in all)" if len(shown) > limit else ""
+    return ", ".join(shown[:limit]) + more
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
 from pyro_vmtl.data.arguments import check_whole
@@ -27,18 +28,17 @@ __all__ = [
     "ImageTransform",
     "Transform",
     "Unreadable",
+    "UnreadableChoice",
     "check_choice",
     "check_readable",
+    "progress_bar",
     "read_image",
     "read_images",
     "read_in_batches",
-    "tracked",
 ]
 
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 UnreadableChoice: TypeAlias = Literal["error", "skip"]
-
-_T = TypeVar("_T")
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -179,23 +179,25 @@ def read_images(
     rows: list[int] = []
     broken: dict[str, str] = {}
     position = 0
-    batches = read_in_batches(files, transform, batch_size=64, workers=workers)
-    for batch in tracked(batches, "reading images", math.ceil(len(files) / 64), progress):
-        for image in batch:
-            if isinstance(image, Unreadable):
-                broken[str(files[position])] = image.reason
-            else:
-                if values is None:
-                    _check_memory(len(files), image.shape)
-                    values = torch.empty(len(files), *image.shape)
-                if image.shape != values.shape[1:]:
-                    raise InputError(
-                        f"the transform gives shape {list(image.shape)} for '{files[position]}'; "
-                        f"expected {list(values.shape[1:])} as for the images before."
-                    )
-                values[len(rows)] = image
-                rows.append(position)
-            position += 1
+    with progress_bar("reading images", len(files), progress) as advance:
+        for batch in read_in_batches(files, transform, batch_size=64, workers=workers):
+            for image in batch:
+                if isinstance(image, Unreadable):
+                    broken[str(files[position])] = image.reason
+                else:
+                    if values is None:
+                        _check_memory(len(files), image.shape)
+                        values = torch.empty(len(files), *image.shape)
+                    if image.shape != values.shape[1:]:
+                        raise InputError(
+                            f"the transform gives shape {list(image.shape)} for "
+                            f"'{files[position]}'; expected {list(values.shape[1:])} as for the "
+                            "images before."
+                        )
+                    values[len(rows)] = image
+                    rows.append(position)
+                position += 1
+            advance(len(batch))
     if unreadable == "error":
         check_readable(broken, len(files))
     if values is None:
@@ -228,11 +230,12 @@ def check_readable(unreadable: Mapping[str, str], number: int) -> None:
         )
 
 
-def tracked(steps: Iterable[_T], what: str, number: int, progress: bool) -> Iterable[_T]:
-    """``steps`` with a progress bar on the standard error."""
-    if not progress:
-        return steps
-    return track(steps, description=what, total=number, console=Console(stderr=True))
+@contextmanager
+def progress_bar(what: str, number: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on the standard error; what it gives is called with the number of images done."""
+    with Progress(console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task(what, total=number)
+        yield lambda done: bar.advance(task, done)
 
 
 def _check_memory(number: int, shape: Sequence[int]) -> None:

@@ -144,8 +144,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(
-            f"the weights '{file}' hold something else than tensors by name; "
-            "expected a state dict."
+            f"the weights '{file}' hold something else than tensors by name; expected a state dict."
         )
     return state
 
@@ -184,9 +183,7 @@ def _imported(path: str) -> nn.Module:
             )
         found = found()
     if not isinstance(found, nn.Module):
-        raise InputError(
-            f"{path!r} gives a {type(found).__name__}; expected a torch.nn.Module."
-        )
+        raise InputError(f"{path!r} gives a {type(found).__name__}; expected a torch.nn.Module.")
     return found
 
 
@@ -198,5 +195,5 @@ def _digest(module: nn.Module) -> str:
             continue
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -15,7 +15,7 @@ __all__ = ["relaxed_categorical_kl"]
 
 
 @register_kl(Independent, PosteriorMixture)
-def _kl_gaussian_mixture(q: Independent[Any], p: PosteriorMixture) -> Tensor:
+def _kl_gaussian_mixture(q: "Independent[Any]", p: PosteriorMixture) -> Tensor:
     """An upper bound on KL(q || p) for a diagonal Gaussian q; ``p.kl_bound`` says which."""
     base = q.base_dist
     if not isinstance(base, torch.distributions.Normal) or q.event_shape != p.event_shape:

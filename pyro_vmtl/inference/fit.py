@@ -215,6 +215,8 @@ def _accelerator(name: str) -> str:
             "accelerator is 'mps', which has no float64, in which KLs between tasks are computed; "
             "expected 'cpu' or 'cuda'"
         )
+    if name not in ("cpu", "cuda", "gpu"):
+        raise InputError(f"accelerator is {name!r}; expected 'auto', 'cpu' or 'cuda'")
     return name
 
 
@@ -248,6 +250,7 @@ def _quiet() -> ExitStack:
     stack.callback(logger.setLevel, level)
     stack.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", "Encountered NaN: loss")  # the epoch ends with a sentence
     return stack
 
 

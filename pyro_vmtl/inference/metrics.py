@@ -65,7 +65,7 @@ def classification_metrics(probabilities: Tensor, targets: Tensor) -> dict[str, 
     probabilities = probabilities.detach().double().cpu()
     targets = targets.detach().long().cpu()
     num_classes = probabilities.shape[-1]
-    # Rounding leaves a little more than 1 behind; the scores below refuse it or take it for a logit.
+    # Rounding leaves a little more than 1 behind, which the scores refuse or take for a logit.
     clamped = probabilities.clamp(0, 1)
     brier = scoringrules.brier_score(
         one_hot(targets, num_classes).numpy(), clamped.numpy(), backend="numpy"

@@ -62,10 +62,32 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "num_particles", "validation_samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
+            self._check_whole(name)
+        for name in ("steps_per_epoch", "batch_size", "per_class", "patience"):
+            if getattr(self, name) is not None:
+                self._check_whole(name)
+        for name in ("learning_rate", "temperature", "kl_weights", "kl_representations"):
+            self._check_schedule(name)
         if self.estimator not in ("analytic", "sampled"):
             raise InputError(f"estimator is {self.estimator!r}; expected 'analytic' or 'sampled'")
+
+
+    def _check_whole(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
+
+    def _check_schedule(self, name: str) -> None:
+        schedule = getattr(self, name)
+        if not isinstance(schedule, Schedule):
+            raise InputError(
+                f"{name} is {schedule!r}; expected a schedule such as Constant({schedule!r})"
+            )
+        may_be_zero = name.startswith("kl_")
+        for value in (schedule(0, 100), schedule(100, 100)):
+            if value < 0 or (value == 0 and not may_be_zero):
+                bound = "at least 0" if may_be_zero else "above 0"
+                raise InputError(f"{name} reaches {value}; expected values {bound}")
 
 
 class TrainingModule(lightning.LightningModule):
@@ -161,6 +183,11 @@ class TrainingModule(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         assert self._last_batch is not None
+        if not bool(torch.isfinite(self._epoch_loss)):
+            raise InputError(
+                f"the loss is {float(self._epoch_loss)} in epoch {self.current_epoch}; expected a "
+                "finite one: lower the learning rate or clip gradients (gradient_clip)"
+            )
         row: dict[str, float] = {"epoch": self.current_epoch, "step": self.global_step}
         row["loss"] = float(self._epoch_loss) / len(self.batches)
         parts = elbo_parts(self.vmtl, self._last_batch, num_particles=4)

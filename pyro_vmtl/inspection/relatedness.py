@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from pyro_vmtl.errors import InputError
@@ -26,13 +26,18 @@ __all__ = [
     "COLUMNS",
     "Truth",
     "Value",
+    "chance_level",
     "highest_density_interval",
     "independence",
     "is_gated",
+    "rank_correlations",
     "related_pairs",
     "relatedness",
     "relatedness_auc",
     "relatedness_matrix",
+    "relatedness_roc",
+    "relatedness_stability",
+    "site_rows",
     "table_sites",
     "true_clusters",
 ]
@@ -144,7 +149,11 @@ def table_sites(table: pd.DataFrame) -> tuple[str, ...]:
     return tuple(table["site"].unique())
 
 
-def _of_site(table: pd.DataFrame, site: str) -> pd.DataFrame:
+def site_rows(table: pd.DataFrame, site: str, task: str | None = None) -> pd.DataFrame:
+    """The rows of one site, or of one task at it.
+
+    :raises InputError: if there are none.
+    """
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise InputError(
@@ -156,7 +165,15 @@ def _of_site(table: pd.DataFrame, site: str) -> pd.DataFrame:
             f"the relatedness table has no rows of the site {site!r}; "
             f"expected one of {list(table_sites(table))}."
         )
-    return rows
+    if task is None:
+        return rows
+    chosen = rows[rows["task"] == task]
+    if chosen.empty:
+        raise InputError(
+            f"the relatedness table has no task {task!r}; "
+            f"expected one of {list(rows['task'].unique())}."
+        )
+    return chosen
 
 
 def is_gated(table: pd.DataFrame, site: str = "weights") -> bool:
@@ -164,8 +181,16 @@ def is_gated(table: pd.DataFrame, site: str = "weights") -> bool:
     if "gates" in table.attrs:
         return site in table.attrs["gates"]
     # A table read from a CSV file has lost its attributes, but weights sum to 1 and gates do not.
-    totals = _of_site(table, site).groupby("task")["probability"].sum()
+    totals = site_rows(table, site).groupby("task")["probability"].sum()
     return not np.allclose(totals, 1, atol=1e-3)
+
+
+def chance_level(table: pd.DataFrame, site: str = "weights") -> float:
+    """The ``probability`` of every lender before any data: 1 / L, or 1/2 for gates."""
+    if is_gated(table, site):
+        return 0.5
+    rows = site_rows(table, site)
+    return 1 / int((rows["task"] == rows["task"].iloc[0]).sum())
 
 
 def independence(
@@ -183,7 +208,7 @@ def independence(
     """
     if table.empty:
         return pd.Series(dtype=float, index=pd.Index([], name="task"), name="independence")
-    rows = _of_site(table, site)
+    rows = site_rows(table, site)
     gates = is_gated(table, site) if gates is None else gates
     tasks = pd.Index(rows["task"].unique(), name="task")
     if gates:
@@ -203,7 +228,7 @@ def relatedness_matrix(
     :return: ``[T, T]`` or ``[T, T + 1]``, the diagonal NaN.
     :raises InputError: if the table has no such site or value.
     """
-    rows = _of_site(table, site)
+    rows = site_rows(table, site)
     if value not in COLUMNS[3:]:
         raise InputError(f"the value is {value!r}; expected one of {list(COLUMNS[3:])}.")
     tasks = list(rows["task"].unique())
@@ -272,3 +297,66 @@ def relatedness_auc(table: pd.DataFrame, truth: Truth, site: str = "weights") ->
     if pairs["related"].nunique() < 2:
         return float("nan")
     return float(roc_auc_score(pairs["related"], pairs["score"]))
+
+
+def relatedness_roc(table: pd.DataFrame, truth: Truth, site: str = "weights") -> pd.DataFrame:
+    """The ROC curve behind :func:`relatedness_auc`.
+
+    :return: ``false_positive, true_positive, threshold``: pairs whose score is at least the
+        threshold count as called related. No rows where all pairs are related, or none.
+    :raises InputError: if the truth does not name a cluster for every task.
+    """
+    pairs = related_pairs(table, truth, site)
+    columns = ("false_positive", "true_positive", "threshold")
+    if pairs["related"].nunique() < 2:
+        return pd.DataFrame({name: pd.Series(dtype=float) for name in columns})
+    curve = roc_curve(pairs["related"], pairs["score"], drop_intermediate=False)
+    return pd.DataFrame(dict(zip(columns, curve, strict=True)))
+
+
+def relatedness_stability(
+    tables: Mapping[int, pd.DataFrame], site: str = "weights", value: Value = "probability"
+) -> pd.DataFrame:
+    """How the relatedness of each pair varies over fits that differ in their seed.
+
+    :param tables: relatedness tables of the same tasks, by seed.
+    :return: ``task, other``, the value in each fit (``seed 0``, ...), and over the fits ``mean``,
+        ``sd`` (divisor S - 1), ``low`` and ``high`` (the smallest and largest).
+    :raises InputError: if there are fewer than two tables, or their pairs differ.
+    """
+    if len(tables) < 2:
+        raise InputError(f"there are {len(tables)} relatedness tables; expected at least two.")
+    keys = ["task", "other"]
+    columns = {
+        f"seed {seed}": site_rows(table, site).set_index(keys)[value]
+        for seed, table in tables.items()
+    }
+    first = next(iter(columns.values()))
+    for name, column in columns.items():
+        if set(column.index) != set(first.index):
+            raise InputError(
+                f"the relatedness table of {name} has other pairs of tasks than the first; "
+                "expected fits of the same tasks with the same lenders."
+            )
+    values = pd.DataFrame(columns).reindex(first.index)
+    summary = {
+        "mean": values.mean(axis=1),
+        "sd": values.std(axis=1),
+        "low": values.min(axis=1),
+        "high": values.max(axis=1),
+    }
+    return values.assign(**summary).reset_index()
+
+
+def rank_correlations(
+    tables: Mapping[int, pd.DataFrame], site: str = "weights", value: Value = "probability"
+) -> pd.DataFrame:
+    """Spearman's rank correlation of the relatedness between every two fits, over all pairs.
+
+    :param tables: relatedness tables of the same tasks, by seed.
+    :return: ``[seeds, seeds]``; NaN where a fit gives all pairs the same relatedness.
+    :raises InputError: if there are fewer than two tables, or their pairs differ.
+    """
+    values = relatedness_stability(tables, site, value)[[f"seed {seed}" for seed in tables]]
+    correlations: pd.DataFrame = values.rank().corr()
+    return correlations

@@ -62,7 +62,7 @@ class Recursive(Lenders):
         self._started = False
 
     def advance(self) -> None:
-        """Mark that an iteration has been made; the model calls it after a step with gradients."""
+        """Mark that an iteration has been made; the guide calls it when a gradient is taken."""
         if not self._started:
             self._started = True
             self.started.fill_(True)

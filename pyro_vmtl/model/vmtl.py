@@ -218,8 +218,6 @@ class VMTL(PyroModule):
                     obs=batch.y if observed else None,
                 )
         self._sample_layer_kl(relatedness.get("representations"))
-        if self.training and torch.is_grad_enabled() and isinstance(self.lenders, Recursive):
-            self.lenders.advance()
         return targets
 
     def guide(self, batch: Batch, observed: bool = True) -> None:
@@ -227,11 +225,19 @@ class VMTL(PyroModule):
         with pyro.plate("tasks", self.num_tasks, dim=-2):
             self._relatedness("posterior")
             with self._tempered("weights"):
-                pyro.sample("weights", self.classifier())
+                weights: Tensor = pyro.sample("weights", self.classifier())
+            self._advance_after(weights)
             with self._plate_of_samples(batch):
                 context = self._tempered("representations")
                 with context if self.encoder.has_density else _masked():
                     pyro.sample("representations", self.encoder(batch.x))
+
+    def _advance_after(self, weights: Tensor) -> None:
+        # An iteration is made when its gradient is taken. Until then every particle has the same
+        # prior, and running a program to look at its trace changes nothing.
+        lenders = self.lenders
+        if self.training and weights.requires_grad and isinstance(lenders, Recursive):
+            weights.register_hook(lambda gradient: lenders.advance())
 
     def _representations_prior(self, batch: Batch) -> Tensor:
         if self.encoder.has_density:

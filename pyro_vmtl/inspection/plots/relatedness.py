@@ -1,29 +1,41 @@
-"""Pictures of the relatedness table."""
+"""Pictures of the relatedness table: who borrows from whom, and how sure that is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
+from matplotlib.collections import LineCollection
 
-from pyro_vmtl.inspection.plots.palette import COLOURS, GREY, SEQUENTIAL, axes_of
+from pyro_vmtl.inspection.plots.labels import name_ticks, note
+from pyro_vmtl.inspection.plots.palette import COLOURS, GREY, SEQUENTIAL, axes_of, style_of
 from pyro_vmtl.inspection.relatedness import (
     Truth,
     Value,
+    chance_level,
     is_gated,
+    rank_correlations,
+    relatedness_auc,
     relatedness_matrix,
+    relatedness_roc,
+    relatedness_stability,
+    site_rows,
     true_clusters,
 )
 from pyro_vmtl.inspection.structure import task_order
 
-__all__ = ["plot_relatedness"]
+__all__ = [
+    "plot_intervals",
+    "plot_relatedness",
+    "plot_relatedness_roc",
+    "plot_responsibilities",
+    "plot_stability",
+]
 
 _MOST_ANNOTATED = 12
-_MOST_LABELLED = 40
-_LONGEST_LABEL = 24
 
 _MEANING = {
     "mean": "mean weight",
@@ -47,7 +59,7 @@ def plot_relatedness(
 
     Rows and columns are ordered so that tasks that borrow from each other stand together; a task's
     own entry is blank, and ``base`` stands apart on the right. Numbers are written into the cells
-    of up to 12 tasks.
+    of up to 12 tasks. Colours run over the range of the values, which the colour bar tells.
 
     :param table: of :func:`pyro_vmtl.inspection.relatedness`.
     :param ax: where to draw; None, on a new figure.
@@ -57,70 +69,210 @@ def plot_relatedness(
     :raises InputError: if the table has no such site or value.
     """
     matrix = relatedness_matrix(table, site, value)
+    given = list(matrix.index)
     tasks = task_order(table, site) if order is None else list(order)
-    others = tasks + [name for name in matrix.columns if name not in tasks]
+    others = tasks + [name for name in matrix.columns if name not in given]
     matrix = matrix.reindex(index=tasks, columns=others)
-    side = float(np.clip(0.45 * len(tasks), 3.2, 9.0))
-    ax = axes_of(ax, side + 2.2, side + 0.8)
-    values = np.ma.masked_invalid(matrix.to_numpy())
-    gated = is_gated(table, site)
-    # Gates and chances share the scale 0 to 1 only where single entries come near 1.
-    top = 1.0 if gated else max(float(values.max() if values.count() else 0), 1e-3)
-    image = ax.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=top, aspect="equal")
-    ax.set_facecolor("white")
-    meaning = (
-        "probability that the gate is open"
-        if gated and value == "probability"
-        else (_MEANING[value].replace("weight", "gate") if gated else _MEANING[value])
-    )
-    ax.figure.colorbar(image, ax=ax, label=meaning, shrink=0.8)
-    _label(ax, tasks, others)
+    side = float(np.clip(0.45 * len(tasks), 2.6, 9.0))
+    ax = axes_of(ax, side * len(others) / len(tasks) + 2.4, side + 1.0)
+    values = matrix.to_numpy()
+    if np.isnan(values).all():
+        return note(ax, f"There is no {value} to show: this prior is not a mixture.")
+    low, high = _colour_range(values)
+    image = ax.imshow(np.ma.masked_invalid(values), cmap=SEQUENTIAL, vmin=low, vmax=high)
+    ax.figure.colorbar(image, ax=ax, label=_meaning(value, is_gated(table, site)), shrink=0.8)
+    name_ticks(ax, "y", tasks)
+    name_ticks(ax, "x", others, always=range(len(tasks), len(others)))
+    ax.tick_params(length=0)
     if len(others) > len(tasks):
         ax.axvline(len(tasks) - 0.5, color="white", linewidth=3)
     if len(tasks) <= _MOST_ANNOTATED:
-        _annotate(ax, values, top)
+        _annotate(ax, values, (low + high) / 2)
     if truth is not None:
-        _outline(
-            ax,
-            true_clusters(truth, list(relatedness_matrix(table, site).index)).loc[tasks].tolist(),
-        )
+        _outline(ax, true_clusters(truth, given).loc[tasks].to_numpy())
     ax.set_xlabel("borrows from")
     ax.set_ylabel("task")
     return ax
 
 
-def shortened(name: str) -> str:
-    """A name that fits beside an axis."""
-    return name if len(name) <= _LONGEST_LABEL else name[: _LONGEST_LABEL - 1] + "…"
+def _colour_range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    # Values that hardly differ must not look as if they did.
+    if high - low < 0.02:
+        middle = (low + high) / 2
+        low, high = middle - 0.01, middle + 0.01
+    return max(low, 0.0), high
 
 
-def _label(ax: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
-    size = float(np.clip(220 / max(len(columns), 1), 5, 10))
-    step = -(-len(rows) // _MOST_LABELLED)
-    for axis, names in ((ax.yaxis, rows), (ax.xaxis, columns)):
-        shown = [i for i, name in enumerate(names) if i % step == 0 or name not in rows]
-        axis.set_ticks(shown, [shortened(names[i]) for i in shown], fontsize=size)
-    wide = max(map(len, columns)) > 3
-    ax.tick_params(axis="x", rotation=90 if wide else 0)
-    ax.tick_params(length=0)
+def _meaning(value: Value, gated: bool) -> str:
+    if not gated:
+        return _MEANING[value]
+    if value == "probability":
+        return "probability that the gate is open"
+    return _MEANING[value].replace("weight", "gate")
 
 
-def _annotate(ax: Axes, values: np.ma.MaskedArray, top: float) -> None:
+def _annotate(ax: Axes, values: npt.NDArray[np.float64], middle: float) -> None:
+    size = 8 if len(values) <= 8 else 7
     for (row, column), value in np.ndenumerate(values):
-        if np.ma.is_masked(values[row, column]):
+        if np.isnan(value):
             ax.text(column, row, "–", ha="center", va="center", color=GREY)
             continue
-        text = f"{value:.2f}".removeprefix("0") if value < 0.995 else "1"
-        colour = "white" if value < 0.6 * top else "black"
-        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+        text = f"{value:.2f}".removeprefix("0") if value < 0.995 else f"{value:.0f}"
+        colour = "white" if value < middle else "black"
+        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
 
 
-def _outline(ax: Axes, clusters: Sequence[object]) -> None:
-    for row, own in enumerate(clusters):
-        for column, other in enumerate(clusters):
-            if own == other and row != column:
-                ax.add_patch(
-                    Rectangle(
-                        (column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=COLOURS[1], lw=1.5
-                    )
-                )
+def _outline(ax: Axes, clusters: npt.NDArray[np.object_]) -> None:
+    """A line between every pair of neighbouring cells of which one is of one cluster only."""
+    related = np.pad(clusters[:, None] == clusters[None, :], 1, constant_values=False)
+    # A cluster of a single task has no pair to outline.
+    alone = (related.sum(1) == 1)[:, None] & related
+    related &= ~alone
+    lines = []
+    for row, column in np.argwhere(related[1:] != related[:-1]):
+        lines.append([(column - 1.5, row - 0.5), (column - 0.5, row - 0.5)])
+    for row, column in np.argwhere(related[:, 1:] != related[:, :-1]):
+        lines.append([(column - 0.5, row - 1.5), (column - 0.5, row - 0.5)])
+    ax.add_collection(LineCollection(lines, colors=COLOURS[1], linewidths=2), autolim=False)
+
+
+def _pairs(table: pd.DataFrame, site: str, task: str | None) -> pd.DataFrame:
+    rows = site_rows(table, site, task)
+    label = rows["other"] if task is not None else rows["task"] + " ← " + rows["other"]
+    return rows.assign(pair=label)
+
+
+def _rows_axes(ax: Axes | None, count: int) -> Axes:
+    return axes_of(ax, 6.0, float(np.clip(0.24 * count + 1.2, 2.4, 12.0)))
+
+
+def _finish_rows(ax: Axes, names: Sequence[str]) -> None:
+    ax.set_ylim(len(names) - 0.5, -0.5)  # the first row on top
+    name_ticks(ax, "y", names)
+    ax.grid(axis="x", alpha=0.3)
+
+
+def plot_intervals(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    site: str = "weights",
+    task: str | None = None,
+    most: int = 30,
+) -> Axes:
+    """Every pair's posterior interval of relatedness, the largest mean first.
+
+    The dotted line is the relatedness before any data: equal weights, or gates as open as shut.
+    Where model and guide share their logits, the axis says that the interval is noise of the
+    relaxation.
+
+    :param task: only what this task borrows; None, all pairs (``task ← lender``).
+    :param most: rows at most.
+    :raises InputError: if the table has no such site or task.
+    """
+    rows = _pairs(table, site, task).sort_values("mean", ascending=False, kind="stable").head(most)
+    ax = _rows_axes(ax, len(rows))
+    places = np.arange(len(rows))
+    ax.hlines(places, rows["hdi_low"], rows["hdi_high"], color=COLOURS[0], lw=2)
+    ax.plot(rows["mean"], places, "o", color=COLOURS[0], ms=4, label="mean and interval")
+    ax.plot(rows["probability"], places, "|", color=COLOURS[1], ms=9, mew=2, label="probability")
+    ax.axvline(chance_level(table, site), color=GREY, linestyle=":", label="before any data")
+    what = "gate" if is_gated(table, site) else "weight"
+    noise = " (spread: relaxation noise)" if table.attrs.get("spread") == "relaxation" else ""
+    ax.set_xlabel(what + noise)
+    ax.set_xlim(-0.02, 1.02)
+    ax.legend(fontsize=8)
+    _finish_rows(ax, list(rows["pair"]))
+    return ax
+
+
+def plot_responsibilities(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    site: str = "weights",
+    task: str | None = None,
+    most: int = 30,
+) -> Axes:
+    """The relatedness (alpha) beside the responsibilities: where the prior really came from.
+
+    The pairs in which the larger of the two is largest come first.
+
+    :param task: only what this task borrows; None, all pairs (``task ← lender``).
+    :param most: rows at most.
+    :raises InputError: if the table has no such site or task.
+    """
+    rows = _pairs(table, site, task)
+    if rows["responsibility"].isna().all():
+        return note(axes_of(ax), "This prior is not a mixture: it has no responsibilities.")
+    larger = rows[["probability", "responsibility"]].max(axis=1)
+    rows = rows.loc[larger.sort_values(ascending=False, kind="stable").index].head(most)
+    ax = _rows_axes(ax, len(rows))
+    places = np.arange(len(rows))
+    ax.hlines(places, rows["probability"], rows["responsibility"], color=GREY, lw=1)
+    ax.plot(rows["probability"], places, "o", color=COLOURS[0], ms=5, label="probability (alpha)")
+    ax.plot(rows["responsibility"], places, "D", color=COLOURS[1], ms=5, label="responsibility")
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_xlabel("share of the prior")
+    ax.legend(fontsize=8)
+    _finish_rows(ax, list(rows["pair"]))
+    return ax
+
+
+def plot_relatedness_roc(
+    table: pd.DataFrame, truth: Truth, ax: Axes | None = None, site: str = "weights"
+) -> Axes:
+    """The ROC curve of relatedness against the true clusters, over pairs of tasks.
+
+    :param truth: the true cluster of each task, in the table's order of tasks or by name.
+    :raises InputError: if the truth does not name a cluster for every task.
+    """
+    ax = axes_of(ax, 4.2, 4.0)
+    curve = relatedness_roc(table, truth, site)
+    if curve.empty:
+        return note(ax, "A ROC curve needs pairs of related and of unrelated tasks.")
+    area = relatedness_auc(table, truth, site)
+    ax.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+    ax.plot(
+        curve["false_positive"],
+        curve["true_positive"],
+        label=f"{site}: AUC {area:.2f}",
+        **style_of(0),
+    )
+    ax.set_xlabel("share of unrelated pairs above the threshold")
+    ax.set_ylabel("share of related pairs above it")
+    ax.set_aspect("equal")
+    ax.legend(fontsize=8, loc="lower right")
+    return ax
+
+
+def plot_stability(
+    tables: Mapping[int, pd.DataFrame],
+    ax: Axes | None = None,
+    site: str = "weights",
+    most: int = 30,
+) -> Axes:
+    """The relatedness of each pair in fits that differ in their seed: a dot per fit.
+
+    The pairs with the largest mean come first; the title gives the mean rank correlation between
+    two fits, over all pairs.
+
+    :param tables: relatedness tables of the same tasks, by seed.
+    :param most: rows at most.
+    :raises InputError: if there are fewer than two tables, or their pairs differ.
+    """
+    stable = relatedness_stability(tables, site)
+    rows = stable.sort_values("mean", ascending=False, kind="stable").head(most)
+    ax = _rows_axes(ax, len(rows))
+    places = np.arange(len(rows))
+    ax.hlines(places, rows["low"], rows["high"], color=GREY, lw=1)
+    for number, seed in enumerate(tables):
+        colour = style_of(number)["color"]
+        ax.plot(rows[f"seed {seed}"], places, "o", ms=4, color=colour, alpha=0.8)
+    agreement = rank_correlations(tables, site)
+    off = agreement.to_numpy()[np.triu_indices(len(agreement), 1)]
+    if np.isfinite(off).any():
+        text = f"{len(tables)} seeds, mean rank correlation {np.nanmean(off):.2f}"
+        ax.set_title(text, fontsize=9)
+    ax.set_xlabel("probability, one dot per seed")
+    _finish_rows(ax, list(rows["task"] + " ← " + rows["other"]))
+    return ax

@@ -1,1 +1,0 @@
-"""The configurations of the commands: Hydra's groups, one folder each."""

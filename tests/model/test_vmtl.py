@@ -1,0 +1,391 @@
+"""The model and its guide as Pyro programs: sites, shapes, priors, and every ELBO."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor
+from torch.distributions import Independent, Normal
+
+from pyro_vmtl.data import Batch
+from pyro_vmtl.distributions import PosteriorMixture
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.model import (
+    MLP,
+    SITES,
+    VMTL,
+    Anchored,
+    BayesianLinear,
+    Borrowing,
+    Geometric,
+    Identity,
+    Linear,
+    Mixture,
+    Pool,
+    Power,
+    Recursive,
+    Settings,
+    Standard,
+    assemble,
+)
+
+if TYPE_CHECKING:
+    from tests.model.conftest import Case
+
+OWN_SITES = {"relatedness_weights", "relatedness_representations", *SITES, "targets", "layer_kl"}
+
+
+def _make(num_tasks: int, started: bool = True, **choices: Any) -> VMTL:
+    choices.setdefault("encoder", MLP(3, hidden=(), stochastic=True))
+    vmtl = assemble(Settings(**choices), num_tasks, 2, (4,), is_classification=True)
+    if started and isinstance(vmtl.lenders, Recursive):
+        vmtl.lenders.advance()
+    return vmtl
+
+
+def _batch(num_tasks: int, num_samples: int = 5) -> Batch:
+    shape = (num_tasks, num_samples)
+    return Batch(
+        torch.randn(*shape, 4),
+        torch.randint(2, shape),
+        torch.ones(shape, dtype=torch.bool),
+        torch.ones(shape),
+        torch.arange(num_tasks * num_samples).reshape(shape),
+    )
+
+
+def _sites(vmtl: VMTL, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sites of the guide and of the model replayed with its draws, with their densities."""
+    guide = poutine.trace(vmtl.guide).get_trace(batch)
+    model = poutine.trace(poutine.replay(vmtl.model, trace=guide)).get_trace(batch)
+    model.compute_log_prob()
+    guide.compute_log_prob()
+    guide_sites, model_sites = (
+        {name: trace.nodes[name] for name in trace.nodes if name in OWN_SITES}
+        for trace in (guide, model)
+    )
+    return guide_sites, model_sites
+
+
+def _borrowing(vmtl: VMTL) -> Borrowing:
+    borrowing = vmtl.borrowing["weights"]
+    assert isinstance(borrowing, Borrowing)
+    return borrowing
+
+
+class TestEveryModel:
+    def test_runs_under_every_elbo_with_all_checks_on(self, case: Case) -> None:
+        vmtl, batch = case.vmtl, case.batch
+        elbos = [
+            kind(num_particles=n, vectorize_particles=n > 1, max_plate_nesting=2)
+            for kind in (Trace_ELBO, TraceMeanField_ELBO)
+            for n in (1, 2)
+        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for program in vmtl.programs():
+                for elbo in elbos:
+                    loss = elbo.differentiable_loss(program.model, program.guide, batch)
+                    assert loss.shape == ()
+                    assert loss.isfinite()
+                    loss.backward()
+        for name, parameter in vmtl.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+    def test_has_the_sites_of_the_design(self, case: Case) -> None:
+        vmtl, batch = case.vmtl, case.batch
+        guide, model = _sites(vmtl, batch)
+        assert set(guide) == set(model) - {"targets", "layer_kl"}
+        tasks, samples = batch.mask.shape
+        shapes = {
+            "weights": (tasks, 1, *vmtl.classifier.event_shape),
+            "representations": (tasks, samples, vmtl.encoder.latent_dim),
+            "targets": tuple(batch.y.shape),
+        }
+        for site, borrowing in vmtl.borrowing.items():
+            assert isinstance(borrowing, Borrowing)
+            lenders = tasks - 1 + int(borrowing.pool.base)
+            shapes[f"relatedness_{site}"] = (tasks, 1, lenders)
+        assert set(model) - {"layer_kl"} == set(shapes)
+        assert ("layer_kl" in model) == (vmtl.encoder.layer() is not None)
+        for name, shape in shapes.items():
+            assert model[name]["value"].shape == shape
+            if name != "targets":
+                assert guide[name]["value"].shape == shape
+        # The mask and the scale touch the samples only.
+        for name in set(shapes) - {"representations", "targets"}:
+            for trace in (guide, model):
+                assert trace[name]["mask"] is None
+                assert trace[name]["scale"] == 1.0
+
+    @pytest.mark.parametrize("is_parallel", [False, True])
+    def test_draws_from_prior_and_posterior(self, case: Case, is_parallel: bool) -> None:
+        vmtl, batch = case.vmtl.eval(), case.batch
+        for guide in (None, vmtl.guide):
+            predictive = Predictive(
+                vmtl.model,
+                guide=guide,
+                num_samples=3,
+                parallel=is_parallel,
+                return_sites=("weights", "representations", "targets"),
+            )
+            draws = predictive(batch, observed=False)
+            assert draws["targets"].shape == (3, *batch.y.shape)
+            assert draws["targets"].dtype == batch.y.dtype
+            assert draws["weights"].shape[-2:] == vmtl.classifier.event_shape
+            assert all(value.isfinite().all() for value in draws.values())
+
+
+class TestNumberOfTasks:
+    @pytest.mark.parametrize("lenders", [Recursive, Anchored])
+    @pytest.mark.parametrize("pool", [Standard(), Mixture(base=True), Power()])
+    def test_one_task_has_nobody_to_borrow_from(
+        self, pool: Pool, lenders: type[Recursive] | type[Anchored]
+    ) -> None:
+        vmtl = _make(
+            1,
+            pool=pool,
+            representation_pool=pool,
+            encoder=BayesianLinear(3, per_task=True),
+            lenders=lenders,
+        )
+        assert vmtl.programs() == [vmtl]
+        _, model = _sites(vmtl, _batch(1))
+        assert set(model) == {*SITES, "targets", "layer_kl"}
+        prior = model["weights"]["fn"]
+        assert isinstance(prior.base_dist, Normal)
+        assert prior.mean.equal(torch.zeros(1, 1, 2, 4))
+        assert prior.variance.equal(torch.ones(1, 1, 2, 4))
+
+    @pytest.mark.parametrize("pool", [Mixture(), Linear(), Geometric()])
+    def test_two_tasks_lend_to_each_other_whole(self, pool: Pool) -> None:
+        vmtl = _make(2, pool=pool)
+        _, model = _sites(vmtl, _batch(2))
+        assert model["relatedness_weights"]["value"].equal(torch.ones(2, 1, 1).double())
+        assert model["relatedness_weights"]["log_prob"].equal(torch.zeros(2, 1).double())
+        prior = model["weights"]["fn"]
+        loc, scale = vmtl.classifier.gaussians()
+        other = torch.tensor([1, 0])
+        torch.testing.assert_close(prior.mean.squeeze(1), loc[other])
+        torch.testing.assert_close(prior.variance.squeeze(1), scale[other].square())
+
+
+class TestPrior:
+    def test_of_a_mixture_is_made_of_the_other_tasks_posteriors(self) -> None:
+        vmtl = _make(3)
+        _, model = _sites(vmtl, _batch(3))
+        prior = model["weights"]["fn"]
+        assert isinstance(prior, PosteriorMixture)
+        draw = model["relatedness_weights"]["value"].squeeze(1)
+        alpha = torch.zeros(3, 3)
+        for t, others in enumerate(([1, 2], [0, 2], [0, 1])):
+            for slot, i in enumerate(others):
+                alpha[t, i] = draw[t, slot]
+        torch.testing.assert_close(prior.log_weights.exp().squeeze(1).float(), alpha)
+        assert prior.components.loc.equal(vmtl.classifier.gaussians().loc)
+        assert prior.components.scale.equal(vmtl.classifier.gaussians().scale)
+
+    def test_with_a_base_has_the_standard_normal_as_its_first_component(self) -> None:
+        vmtl = _make(3, pool=Mixture(base=True, spread="task"))
+        _, model = _sites(vmtl, _batch(3))
+        prior = model["weights"]["fn"]
+        draw = model["relatedness_weights"]["value"].squeeze(1)
+        torch.testing.assert_close(prior.log_weights.exp()[:, 0, 0], draw[:, 0])
+        assert prior.components.loc[0].equal(torch.zeros(2, 4))
+        assert prior.components.scale[0].equal(torch.ones(2, 4))
+        spread = _borrowing(vmtl).spread
+        assert isinstance(spread, Tensor)
+        variance = vmtl.classifier.gaussians().scale.square() + spread.square()
+        torch.testing.assert_close(prior.components.scale[1:].square(), variance)
+
+    @pytest.mark.parametrize("num_particles", [1, 2])
+    @pytest.mark.parametrize("is_vectorised", [False, True])
+    def test_is_the_standard_normal_in_the_first_iteration_and_the_lenders_after(
+        self, num_particles: int, is_vectorised: bool
+    ) -> None:
+        vmtl, batch = _make(3, started=False), _batch(3)
+        elbo = TraceMeanField_ELBO(
+            num_particles=num_particles, vectorize_particles=is_vectorised and num_particles > 1
+        )
+        priors: list[object] = []
+
+        def model(batch: Batch) -> Tensor:
+            with poutine.trace() as handler:
+                targets = vmtl.model(batch)
+            priors.append(handler.trace.nodes["weights"]["fn"])
+            return targets
+
+        elbo.differentiable_loss(model, vmtl.guide, batch).backward()
+        for prior in priors:
+            assert isinstance(prior, Independent)
+            assert prior.mean.abs().max() == 0
+            assert (prior.variance - 1).abs().max() == 0
+        priors.clear()
+        elbo.differentiable_loss(model, vmtl.guide, batch).backward()
+        for prior in priors:
+            assert isinstance(prior, PosteriorMixture)
+
+    def test_looking_at_a_model_is_not_an_iteration(self) -> None:
+        vmtl, batch = _make(3, started=False), _batch(3)
+        TraceMeanField_ELBO().loss(vmtl.model, vmtl.guide, batch)
+        Predictive(vmtl.model, guide=vmtl.guide, num_samples=2)(batch, observed=False)
+        _sites(vmtl, batch)
+        vmtl.eval()  # a gradient of a model that is not in training is no iteration either
+        TraceMeanField_ELBO().differentiable_loss(vmtl.model, vmtl.guide, batch).backward()
+        _, model = _sites(vmtl, batch)
+        assert isinstance(model["weights"]["fn"], Independent)
+
+    def test_of_recursive_lenders_survives_saving(self) -> None:
+        vmtl, fresh = _make(3), _make(3, started=False)
+        fresh.load_state_dict(vmtl.state_dict())
+        _, model = _sites(fresh, _batch(3))
+        assert isinstance(model["weights"]["fn"], PosteriorMixture)
+
+    def test_of_a_shared_layer_is_paid_once_and_not_per_sample(self) -> None:
+        vmtl = _make(3, encoder=BayesianLinear(3))
+        kls = [
+            _sites(vmtl, _batch(3, num_samples))[1]["layer_kl"]["log_prob_sum"]
+            for num_samples in (1, 7)
+        ]
+        layer = vmtl.encoder.layer()
+        assert layer is not None
+        q, p = Normal(layer.loc, layer.scale), Normal(0.0, 1.0)
+        expected = torch.distributions.kl_divergence(q, p).sum()
+        for kl in kls:
+            torch.testing.assert_close(-kl, expected)
+
+    def test_of_layers_is_pooled_from_the_other_tasks_layers(self) -> None:
+        encoder = BayesianLinear(3, per_task=True)
+        vmtl = _make(2, encoder=encoder, representation_pool=Mixture())
+        encoder_layer = vmtl.encoder.layer()
+        assert encoder_layer is not None
+        with torch.no_grad():
+            encoder_layer.loc.add_(torch.randn_like(encoder_layer.loc))
+        _, model = _sites(vmtl, _batch(2))
+        q = [Normal(encoder_layer.loc[t], encoder_layer.scale[t]) for t in range(2)]
+        kl = torch.distributions.kl_divergence
+        expected = kl(q[0], q[1]).sum() + kl(q[1], q[0]).sum()
+        actual = -model["layer_kl"]["log_prob_sum"]
+        torch.testing.assert_close(actual.float(), expected)
+
+    def test_layers_are_borrowed_only_where_each_task_has_one(self) -> None:
+        for encoder in (MLP(3), BayesianLinear(3), BayesianLinear(3, prior="samples")):
+            with pytest.raises(InputError, match="layer for each of the 3 tasks"):
+                _make(3, encoder=encoder, representation_pool=Mixture())
+
+
+class TestTempering:
+    @pytest.mark.parametrize("site", SITES)
+    @pytest.mark.parametrize("encoder", [MLP(3, hidden=()), BayesianLinear(3, per_task=True)])
+    def test_scales_the_site_and_its_relatedness(
+        self, site: str, encoder: MLP | BayesianLinear
+    ) -> None:
+        layered = isinstance(encoder, BayesianLinear)
+        vmtl = _make(3, encoder=encoder, representation_pool=Mixture() if layered else Standard())
+        batch = _batch(3)
+        with torch.no_grad():
+            _borrowing(vmtl).logits.add_(torch.randn(3, 2))
+        touched = {site, f"relatedness_{site}"} | ({"layer_kl"} if site == SITES[1] else set())
+        log_probs = {}
+        for weight in (1.0, 0.25, 0.0):
+            pyro.set_rng_seed(0)
+            vmtl.tempering[site] = weight
+            log_probs[weight] = [
+                {name: site["log_prob_sum"].detach() for name, site in trace.items()}
+                for trace in _sites(vmtl, batch)
+            ]
+        for plain, quarter, nothing in zip(*log_probs.values(), strict=True):
+            for name in plain:
+                factor = 0.25 if name in touched else 1.0
+                torch.testing.assert_close(quarter[name], factor * plain[name])
+                factor = 0.0 if name in touched else 1.0
+                torch.testing.assert_close(nothing[name], factor * plain[name])
+
+    def test_with_zero_leaves_the_likelihood_alone(self) -> None:
+        vmtl, batch = _make(3), _batch(3)
+        vmtl.tempering.update(dict.fromkeys(SITES, 0.0))
+        for elbo in (Trace_ELBO(), TraceMeanField_ELBO()):
+            pyro.set_rng_seed(0)
+            loss = elbo.differentiable_loss(vmtl.model, vmtl.guide, batch)
+            pyro.set_rng_seed(0)
+            _, model = _sites(vmtl, batch)
+            expected = model["targets"]["log_prob_sum"]
+            torch.testing.assert_close(-loss, expected, check_dtype=False)
+            gradients = torch.autograd.grad(loss, _borrowing(vmtl).logits, materialize_grads=True)
+            assert gradients[0].abs().max() == 0
+
+    def test_is_off_inside_untempered_and_back_after(self) -> None:
+        vmtl = _make(3, lenders=Anchored)
+        vmtl.tempering["weights"] = 0.1
+        with vmtl.untempered():
+            assert all(p.tempering == dict.fromkeys(SITES, 1.0) for p in vmtl.programs())
+        assert all(p.tempering["weights"] == 0.1 for p in vmtl.programs())
+
+
+class TestRelatedness:
+    @pytest.mark.parametrize("pool", [Mixture(), Power()])
+    def test_with_shared_logits_contributes_exactly_nothing(self, pool: Pool) -> None:
+        vmtl = _make(3, pool=pool, empirical_bayes=True)
+        with torch.no_grad():
+            _borrowing(vmtl).logits.add_(torch.randn(3, 2))
+        vmtl.set_temperature(0.1)
+        for trace in _sites(vmtl, _batch(3)):
+            assert trace["relatedness_weights"]["log_prob_sum"] == 0
+
+    @pytest.mark.parametrize("pool", [Mixture(), Mixture(base=True), Power()])
+    def test_stays_finite_at_a_low_temperature_with_many_tasks(self, pool: Pool) -> None:
+        vmtl = _make(12, pool=pool)
+        with torch.no_grad():
+            _borrowing(vmtl).logits.mul_(0).add_(5 * torch.randn_like(_borrowing(vmtl).logits))
+        vmtl.set_temperature(0.1)
+        for kind in (Trace_ELBO, TraceMeanField_ELBO):
+            elbo = kind(num_particles=200, vectorize_particles=True, max_plate_nesting=2)
+            loss = elbo.differentiable_loss(vmtl.model, vmtl.guide, _batch(12, 2))
+            assert loss.isfinite()
+            vmtl.zero_grad()
+            loss.backward()
+            for name, parameter in vmtl.named_parameters():
+                assert parameter.grad is not None
+                assert parameter.grad.isfinite().all(), name
+
+
+def _estimates(kind: type[Trace_ELBO], vmtl: VMTL, batch: Batch) -> Tensor:
+    elbo = kind(num_particles=200, vectorize_particles=True, max_plate_nesting=2)
+    return torch.tensor([elbo.loss(vmtl.model, vmtl.guide, batch) for _ in range(20)])
+
+
+class TestEstimators:
+    @pytest.mark.parametrize(
+        ("pool", "encoder"),
+        [
+            (Standard(), MLP(3, hidden=())),
+            (Standard(), BayesianLinear(3)),
+            (Linear(), MLP(3, hidden=(), stochastic=False)),
+            (Power(spread="scalar"), Identity()),
+        ],
+    )
+    def test_agree_where_the_kls_are_exact(self, pool: Pool, encoder: Any) -> None:
+        vmtl, batch = _make(3, pool=pool, encoder=encoder), _batch(3)
+        sampled, analytic = (_estimates(k, vmtl, batch) for k in (Trace_ELBO, TraceMeanField_ELBO))
+        error = (sampled.var() / len(sampled) + analytic.var() / len(analytic)).sqrt()
+        assert abs(sampled.mean() - analytic.mean()) < 5 * error
+
+    def test_of_a_mixture_bound_each_other(self) -> None:
+        batch = _batch(3)
+        vmtl = _make(3, pool=Mixture(kl_bound="convexity"), initial_scale=0.5)
+        loose = _estimates(TraceMeanField_ELBO, vmtl, batch)
+        pool = _borrowing(vmtl).pool
+        assert isinstance(pool, Mixture)
+        pool.kl_bound = "tight"
+        tight = _estimates(TraceMeanField_ELBO, vmtl, batch)
+        exact = _estimates(Trace_ELBO, vmtl, batch)
+        error = 5 * (tight.var() / len(tight)).sqrt()
+        assert exact.mean() < tight.mean() + error
+        assert tight.mean() < loose.mean() + error

@@ -1,0 +1,48 @@
+"""Small runs of the real command."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from pyro_vmtl.train import main
+
+SMALL = (
+    "trainer.epochs=2",
+    "trainer.steps_per_epoch=3",
+    "trainer.validation_samples=4",
+    "trainer.progress_bar=false",
+    "trainer.accelerator=cpu",
+    "num_samples=20",
+)
+CLUSTERS = ("data=clusters", "data.num_tasks=4", "data.num_clusters=2", "data.samples=12")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_hydra() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    yield
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
+    """Run the command with overrides in an empty folder; the run folder is returned."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*overrides: str, name: str = "run", small: bool = True) -> Path:
+        flags = [override for override in overrides if override.startswith("--")]
+        values = [override for override in overrides if not override.startswith("--")]
+        arguments = [*flags, *(SMALL if small else ()), f"run_dir={name}", *values]
+        monkeypatch.setattr("sys.argv", ["pyro_vmtl.train", *arguments])
+        main()
+        return tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def clusters() -> tuple[str, ...]:
+    """Overrides that choose four small tasks."""
+    return (*CLUSTERS, "data.dimensions=3", "data.test_samples=20", "model=identity")

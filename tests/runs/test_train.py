@@ -1,0 +1,186 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+import pyro_vmtl as pv
+from pyro_vmtl.inspection import group_names, read_netcdf
+
+Train = Callable[..., Path]
+
+
+@pytest.mark.parametrize("data", ["digit_domains", "rotated_digits"])
+def test_a_run_fills_its_folder(train: Train, data: str) -> None:
+    run = train(f"data={data}")
+    metrics = json.loads((run / "metrics.json").read_text())
+    splits = getattr(pv, data)()
+    assert set(metrics["test"]) == {*splits.test.names, "mean"}
+    key = "accuracy" if data == "digit_domains" else "nmse"
+    values = [metrics["test"][name][key] for name in splits.test.names]
+    assert metrics["test"]["mean"][key] == pytest.approx(sum(values) / len(values))
+    assert metrics["validation"]["mean"]["nll"] is not None
+    assert metrics["versions"]["torch"]
+
+    history = pd.read_csv(run / "metrics.csv")
+    assert list(history["epoch"]) == [0, 1]
+    kls = history[["kl_weights", "kl_representations", "kl_relatedness"]].sum(axis=1)
+    difference = history["elbo"] - (history["expected_log_likelihood"] - kls)
+    assert difference.abs().max() == pytest.approx(0, abs=1e-6 * history["elbo"].abs().max())
+    assert {"temperature", "validation_nll", "seconds"} <= set(history)
+
+    relatedness = pd.read_csv(run / "relatedness.csv")
+    sums = relatedness.groupby(["site", "task"])[["mean", "probability"]].sum()
+    assert len(sums) == splits.train.num_tasks
+    assert sums.to_numpy() == pytest.approx(1, abs=1e-4)
+
+    predictions = pd.read_parquet(run / "predictions.parquet")
+    assert len(predictions) == len(splits.test)
+    parts = predictions["aleatoric"] + predictions["epistemic"]
+    assert (predictions["total"] - parts).abs().max() < 1e-4
+    assert {"posterior", "observed_data"} <= set(
+        group_names(read_netcdf(run / "inference_data.nc"))
+    )
+    for name in ("training", "relatedness_weights"):
+        assert (run / "figures" / f"{name}.png").stat().st_size > 1000
+    assert not list(run.rglob(".*")), "drafts were left behind"
+
+    loaded = pv.load(run)
+    again = loaded.predict(splits.test, num_samples=20, seed=0).metrics()
+    assert again["mean"] == pytest.approx(metrics["test"]["mean"], rel=1e-4)
+
+
+def test_the_written_config_repeats_the_run(train: Train, clusters: tuple[str, ...]) -> None:
+    first = train(*clusters, "seed=3")
+    arguments = (f"--config-dir={first}", "--config-name=config")
+    second = train(*arguments, name="again", small=False)
+    assert (first / "predictions.parquet").read_bytes() == (
+        second / "predictions.parquet"
+    ).read_bytes()
+    configs = [yaml.safe_load((run / "config.yaml").read_text()) for run in (first, second)]
+    assert configs[0] == configs[1]
+
+
+def test_a_resumed_run_ends_where_the_whole_run_ends(
+    train: Train, clusters: tuple[str, ...]
+) -> None:
+    # A schedule that ends with the run would make the two runs differ by right.
+    fixed = ("trainer.temperature.end=1.0", *clusters)
+    whole = train(*fixed, "trainer.epochs=4", name="whole")
+    half = train(*fixed, "trainer.epochs=2", name="half")
+    checkpoint = f"ckpt_path={half / 'checkpoints' / 'last.ckpt'}"
+    rest = train(*fixed, "trainer.epochs=4", checkpoint, name="rest")
+    histories = [pd.read_csv(run / "metrics.csv").drop(columns="seconds") for run in (whole, rest)]
+    pd.testing.assert_frame_equal(*histories)
+
+
+def test_baselines_stand_beside_the_result(
+    train: Train, clusters: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(*clusters, "baselines=true")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert list(metrics["baselines"]) == ["single-task"]  # without an encoder they are one
+    assert "single-task" in capsys.readouterr().out
+
+
+def test_a_sweep_makes_a_folder_a_job(
+    monkeypatch: pytest.MonkeyPatch, train: Train, clusters: tuple[str, ...], tmp_path: Path
+) -> None:
+    train("--multirun", "seed=0,1", *clusters)
+    runs = sorted((tmp_path / "runs" / "sweeps").glob("*/*/metrics.json"))
+    assert [run.parent.name for run in runs] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("data.shots=100", "shots is 100"),
+        ("trainer.epochs=abc", "epochs is 'abc'; expected a whole number"),
+        ("trainer.accelerator=tpu", "accelerator is 'tpu'; expected"),
+        ("trainer.accelerator=mps", "no float64"),
+        ("trainer.kl_weights.value=-1", "kl_weights reaches -1"),
+        ("trainer.learning_rate.value=0", "learning_rate reaches 0"),
+        ("ckpt_path=nowhere.ckpt", "the checkpoint nowhere.ckpt is not a file"),
+        ("pool.spread=wide", "spread is 'wide'; expected"),
+        ("num_samples=0", "num_samples is 0; expected at least 1"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(
+    train: Train, capsys: pytest.CaptureFixture[str], override: str, sentence: str
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        train(override)
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+    assert error.count("\n") == 1
+
+
+def test_an_unknown_config_is_named(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        train("data=nowhere")
+    assert exit_.value.code == 1
+    error = capsys.readouterr().err
+    assert "Could not find 'data/nowhere'" in error
+    assert "digit_domains" in error
+    assert "Traceback" not in error
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    train: Train, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SystemExit) as exit_:
+        train(name="file/run")
+    assert exit_.value.code == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_run_is_never_overwritten(
+    train: Train, clusters: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(*clusters)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit):
+        train(*clusters)
+    assert "already holds a run" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_help_explains(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        train("--help", small=False)
+    assert not exit_.value.code
+    text = capsys.readouterr().out
+    for word in ("digit_domains", "recipe=", "--multirun", "run folder", "num_samples"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("pool=power", "pool.spread=scalar", "lenders=anchored"),
+        ("pool=geometric", "pool.base=true", "lenders=anchored"),
+        ("pool=linear",),
+        ("pool=standard",),
+        ("trainer.estimator=sampled",),
+        (
+            "model=bayesian_linear",
+            "model.encoder.per_task=true",
+            "pool@representation_pool=mixture",
+        ),
+        ("data.kind=regression", "model=mlp"),
+        ("data.kind=multiclass", "model=deterministic", "trainer.per_class=2"),
+        ("data.num_tasks=1", "data.num_clusters=1", "data.samples=40"),
+        ("data.num_tasks=2", "data.num_clusters=1"),
+    ],
+)
+def test_every_choice_trains(
+    train: Train, clusters: tuple[str, ...], overrides: tuple[str, ...]
+) -> None:
+    run = train(*clusters, *overrides)
+    nll = json.loads((run / "metrics.json").read_text())["test"]["mean"]["nll"]
+    assert 0 < nll < 10
