@@ -201,7 +201,7 @@ class _Extractor:
             )
         with torch.no_grad():
             features = self.frozen.module(torch.stack(list(images)).to(device))
-        if not isinstance(features, Tensor) or len(features) != len(images) or features.ndim < 2:
+        if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(images):
             given = (
                 list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             )

@@ -98,10 +98,11 @@ class ImageReport:
     def warnings(self) -> tuple[str, ...]:
         """What a person should know before trusting the split, a line each."""
         lines = [str(report) for report in self.lists if not report.complete]
+        total = sum(self.total(part) for part in PARTS)
         if self.in_both:
             lines.append(
-                f"{len(self.in_both)} images are listed for two parts, first '{self.in_both[0]}'; "
-                "each stays in the first of training, validation and test"
+                f"{len(self.in_both)} of {total} images are listed for two parts, first "
+                f"'{self.in_both[0]}'; each stays in the first of training, validation and test"
             )
         if self.contradictions:
             lines.append(f"labels of the lists against class folders: {self.contradictions[0]}")
@@ -114,8 +115,8 @@ class ImageReport:
         if self.unreadable:
             path, why = next(iter(self.unreadable.items()))
             lines.append(
-                f"{len(self.unreadable)} images cannot be read and are left out, first '{path}' "
-                f"({why})"
+                f"{len(self.unreadable)} of {total + len(self.unreadable)} images cannot be read "
+                f"and are left out, first '{path}' ({why})"
             )
         return tuple(lines)
 

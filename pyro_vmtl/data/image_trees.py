@@ -175,7 +175,10 @@ def find_images(
         domain_names=_domain_names(found, layout),
         class_names={loose_name(key): name for key, name in (wanted | name_of).items()},
     )
-    _tell(tree, layout)
+    if classes is None and layout.num_classes not in (None, len(names)):
+        log.warning(
+            "'%s' has %d classes where the whole set has %d", root, len(names), layout.num_classes
+        )
     return tree
 
 
@@ -341,14 +344,6 @@ def _listed(
     if by_name:
         log.warning("%d images in '%s' are not in '%s' and left out", len(by_name), folder, file)
     return by_class
-
-
-def _tell(tree: ImageTree, layout: Layout) -> None:
-    expected = layout.num_classes
-    if expected is not None and len(tree.classes) != expected:
-        log.warning(
-            "'%s' has %d classes where the whole set has %d", tree.root, len(tree.classes), expected
-        )
 
 
 def _few(names: Iterable[str], limit: int = 10) -> str:

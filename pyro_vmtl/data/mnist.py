@@ -103,7 +103,7 @@ def _read(root: Path, train: bool, download: bool) -> tuple[_Array, _Array]:
         try:
             mnist(str(root), train=train, download=True)
         except Exception as error:  # without a network it can be any error
-            reason = f" and cannot be downloaded ({_first_line(error)})"
+            reason = f" and cannot be downloaded ({_line(error, last=True)})"
         missing = [name for name in _FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(
@@ -115,7 +115,7 @@ def _read(root: Path, train: bool, download: bool) -> tuple[_Array, _Array]:
         images, labels = found.data.numpy(), found.targets.numpy().astype(np.int64)
     except Exception as error:  # a broken file makes the reader raise nearly anything
         raise InputError(
-            f"MNIST in '{folder}' cannot be read ({_first_line(error)}); "
+            f"MNIST in '{folder}' cannot be read ({_line(error)}); "
             "expected the files of MNIST, unpacked."
         ) from error
     if len(images) != len(labels) or not np.isin(labels, range(10)).all():
@@ -126,5 +126,7 @@ def _read(root: Path, train: bool, download: bool) -> tuple[_Array, _Array]:
     return images, labels
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":.")
+def _line(error: Exception, last: bool = False) -> str:
+    """What an error says first or, of a download tried in several places, last."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if last else 0].rstrip(":.")

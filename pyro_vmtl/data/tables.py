@@ -30,8 +30,9 @@ def read_table(
 ) -> TaskSet:
     """A task set from a table: a row is a sample, and a column says which task it belongs to.
 
-    Tasks come in the order of their first rows. A target that is missing is a sample without a
-    label; a missing task or feature is an error. Text, truth values and whole numbers are classes,
+    Tasks come in the order of their first rows. A target that is missing - in a text file empty, or
+    one of the marks that pandas knows, such as NA and null - is a sample without a label; a missing
+    task or feature is an error. Text, truth values and whole numbers are classes,
     other numbers are regression, unless said otherwise.
 
     Example::
@@ -158,7 +159,7 @@ def _numbers(path: Path, column: pd.Series) -> np.ndarray[Any, np.dtype[np.float
     wrong = ~np.isfinite(values)
     if wrong.any():
         row = int(wrong.argmax())
-        said = "no value" if missing[row] else f"{column.iloc[row]!r}"
+        said = "no value" if missing[row] else repr(str(column.iloc[row]))
         raise InputError(
             f"{_row(row)} of '{path}' has {said} in the column {column.name!r}; "
             "expected a finite number for a feature."

@@ -3,19 +3,35 @@
 from pyro_vmtl.distributions.gaussians import Gaussians, pairwise_kl, pairwise_log_density
 from pyro_vmtl.distributions.kl import relaxed_categorical_kl
 from pyro_vmtl.distributions.mixture import KLBound, PosteriorMixture
+from pyro_vmtl.distributions.partition import (
+    SPREADS,
+    Evidence,
+    Partitions,
+    Relatives,
+    evidence_of,
+    pooled_prior,
+    sample_partitions,
+)
 from pyro_vmtl.distributions.pooling import geometric_pool, linear_pool, power_pool
 from pyro_vmtl.distributions.relatedness import RelatednessGates, RelatednessWeights
 
 __all__ = [
+    "SPREADS",
+    "Evidence",
     "Gaussians",
     "KLBound",
+    "Partitions",
     "PosteriorMixture",
     "RelatednessGates",
     "RelatednessWeights",
+    "Relatives",
+    "evidence_of",
     "geometric_pool",
     "linear_pool",
     "pairwise_kl",
     "pairwise_log_density",
+    "pooled_prior",
     "power_pool",
     "relaxed_categorical_kl",
+    "sample_partitions",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Independent, register_kl
 
 from pyro_vmtl.distributions.mixture import PosteriorMixture
+from pyro_vmtl.distributions.partition import Relatives
 from pyro_vmtl.distributions.relatedness import RelatednessGates, RelatednessWeights
 
 __all__ = ["relaxed_categorical_kl"]
@@ -28,6 +29,14 @@ def _kl_gaussian_mixture(q: "Independent[Any]", p: PosteriorMixture) -> Tensor:
 def _kl_delta(q: dist.Delta, p: dist.Delta) -> Tensor:
     """Of a deterministic representation to itself, where model and guide share the encoder."""
     return torch.zeros(q.batch_shape, dtype=q.v.dtype, device=q.v.device)
+
+
+@register_kl(Relatives, Relatives)
+def _kl_relatives(q: Relatives, p: Relatives) -> Tensor:
+    """Of the draws to themselves: model and guide share them."""
+    if q.rows is not p.rows and not torch.equal(q.rows, p.rows):
+        raise NotImplementedError
+    return q.rows.new_zeros(q.batch_shape)
 
 
 @register_kl(RelatednessGates, RelatednessGates)

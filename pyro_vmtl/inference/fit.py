@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning
@@ -263,14 +264,27 @@ def _run(
     if resume is None:
         trainer.fit(module, train_dataloaders=batches)
         return
-    if not Path(resume).is_file():
-        raise InputError(f"the checkpoint {resume} is not a file; expected one to resume from")
+    _check_checkpoint(Path(resume), module)
+    trainer.fit(module, train_dataloaders=batches, ckpt_path=resume, weights_only=True)
+
+
+def _check_checkpoint(path: Path, module: TrainingModule) -> None:
+    """Make sure, before anything is changed, that the model can go on from this file."""
+    if not path.is_file():
+        raise InputError(f"the checkpoint {path} is not a file; expected one to resume from")
     try:
-        trainer.fit(module, train_dataloaders=batches, ckpt_path=resume, weights_only=True)
-    except (RuntimeError, ValueError, KeyError) as error:
-        if "state_dict" not in str(error) and "param" not in str(error):
-            raise
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        found = {name: list(value.shape) for name, value in saved["state_dict"].items()}
+    # What torch.load raises for a text, for half a file, for an empty one; then for other contents.
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"the checkpoint {resume} does not fit this model; expected one from a run with the "
-            f"same data shapes and model settings ({str(error).splitlines()[-1].strip()})"
+            f"the file {path} cannot be read as a checkpoint; expected one that training wrote"
         ) from error
+    ours = {name: list(value.shape) for name, value in module.state_dict().items()}
+    for name in ours | found:
+        if ours.get(name) != found.get(name):
+            raise InputError(
+                f"the checkpoint {path} does not fit this model: {name} is "
+                f"{found.get(name, 'missing')} there and {ours.get(name, 'missing')} here; "
+                "expected one from a run with the same data shapes and model settings"
+            )

@@ -131,7 +131,7 @@ def predict(
     _check(vmtl, tasks, num_samples, batch_size)
     device = next(vmtl.parameters()).device
     if batch_size is None:
-        width = vmtl.encoder.latent_dim + 2 * vmtl.likelihood.num_outputs
+        width = vmtl.encoder.latent_dim + 2 * tasks.num_outputs
         batch_size = max(1, 2**24 // (num_samples * tasks.num_tasks * width))
     training = vmtl.training
     vmtl.eval()
@@ -168,10 +168,11 @@ def _check(vmtl: VMTL, tasks: TaskSet, num_samples: int, batch_size: int | None)
         raise InputError(
             f"the task set has {tasks.num_tasks} tasks; the model was built for {vmtl.num_tasks}"
         )
-    if tasks.num_outputs != vmtl.likelihood.num_outputs:
+    expected = vmtl.likelihood.num_classes or vmtl.likelihood.num_outputs
+    if tasks.num_outputs != expected:
         raise InputError(
             f"the task set has {tasks.num_outputs} classes or outputs; the model was built for "
-            f"{vmtl.likelihood.num_outputs}"
+            f"{expected}"
         )
     if len(tasks) == 0:
         raise InputError("the task set has no samples; expected some to predict")

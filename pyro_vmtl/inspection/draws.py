@@ -19,15 +19,18 @@ __all__ = [
     "borrowing_of",
     "by_name",
     "fixed_noise",
-    "gates",
     "other_names",
+    "relatedness_before_data",
     "relatedness_draws",
     "relatedness_probabilities",
     "responsibility_draws",
+    "sums_to_one",
 ]
 
 BASE = "base"
 """The name of N(0, I) among the lenders."""
+
+_Array = npt.NDArray[np.float64]
 
 
 @contextlib.contextmanager
@@ -45,20 +48,14 @@ def borrowing_of(vmtl: VMTL, site: str) -> Borrowing:
     return borrowing
 
 
-def gates(vmtl: VMTL, site: str) -> bool:
-    """Whether a site's relatedness is a gate for each lender, not weights that sum to 1."""
-    return isinstance(borrowing_of(vmtl, site).relatedness_posterior(), RelatednessGates)
-
-
 def other_names(fitted: FittedVMTL, site: str) -> tuple[str, ...]:
     """The names of a site's lenders: the T tasks, then ``base`` where the pool has it."""
     return fitted.names + ((BASE,) if borrowing_of(fitted.vmtl, site).pool.base else ())
 
 
 def by_name(borrowing: Borrowing, slots: Tensor) -> Tensor:
-    """Lenders ``[..., T, 1, L]`` to ``[..., T, C]``: the tasks, base last; NaN for itself."""
-    values = borrowing.by_component(slots, empty=torch.nan)
-    return _base_last(borrowing, values)
+    """Relatedness ``[..., T, 1, L]`` to ``[..., T, C]``: the tasks, base last; NaN for itself."""
+    return _base_last(borrowing, borrowing.by_component(slots, empty=torch.nan))
 
 
 def _base_last(borrowing: Borrowing, components: Tensor) -> Tensor:
@@ -66,33 +63,50 @@ def _base_last(borrowing: Borrowing, components: Tensor) -> Tensor:
     return shifted.squeeze(-2)
 
 
+def _array(values: Tensor) -> _Array:
+    array: _Array = values.double().cpu().numpy()
+    return array
+
+
 @torch.no_grad()
-def relatedness_probabilities(vmtl: VMTL, site: str) -> npt.NDArray[np.float64]:
-    """The chance that each lender is picked, or that its gate is open.
+def relatedness_probabilities(vmtl: VMTL, site: str) -> _Array:
+    """The chance that each lender is picked, that its gate is open, or that two share a cluster.
 
     :return: ``[T, T]``, or ``[T, T + 1]`` with base last; NaN for the task itself.
     """
     borrowing = borrowing_of(vmtl, site)
-    probabilities = by_name(borrowing, borrowing.probabilities().unsqueeze(-2))
-    return probabilities.double().cpu().numpy()
+    return _array(by_name(borrowing, borrowing.probabilities().unsqueeze(-2)))
+
+
+def sums_to_one(probabilities: _Array) -> bool:
+    """Whether relatedness ``[T, C]`` is weights; gates and shared clusters are chances apiece."""
+    return bool(np.allclose(np.nansum(probabilities, -1), 1, atol=1e-3))
 
 
 @torch.no_grad()
-def relatedness_draws(
-    vmtl: VMTL, site: str, num_samples: int = 1000, seed: int = 0
-) -> npt.NDArray[np.float64]:
+def relatedness_before_data(vmtl: VMTL, site: str) -> float:
+    """The probability of every lender as long as nothing is known of any."""
+    borrowing = borrowing_of(vmtl, site)
+    slots = torch.full_like(borrowing.probabilities(), 0.5)
+    if not isinstance(borrowing.relatedness_posterior(), RelatednessGates):
+        slots.fill_(1 / slots.shape[-1])
+    return float(by_name(borrowing, slots.unsqueeze(-2))[0, 1])
+
+
+@torch.no_grad()
+def relatedness_draws(vmtl: VMTL, site: str, num_samples: int = 1000, seed: int = 0) -> _Array:
     """Draws from the guide's relatedness of a site.
 
     :param num_samples: S.
     :return: ``[S, T, T]``, or ``[S, T, T + 1]`` with base last; NaN for the task itself.
     """
     borrowing = borrowing_of(vmtl, site)
-    return by_name(borrowing, _draw(borrowing, num_samples, seed)).cpu().numpy()
+    return _array(by_name(borrowing, _draw(borrowing, num_samples, seed)))
 
 
 def _draw(borrowing: Borrowing, num_samples: int, seed: int) -> Tensor:
     posterior = borrowing.relatedness_posterior()
-    with fixed_noise(seed, borrowing.logits.device):
+    with fixed_noise(seed, borrowing.temperature.device):
         draws: Tensor = posterior.sample(torch.Size([num_samples]))
     return draws
 
@@ -100,16 +114,18 @@ def _draw(borrowing: Borrowing, num_samples: int, seed: int) -> Tensor:
 @torch.no_grad()
 def responsibility_draws(
     vmtl: VMTL, site: str, num_samples: int = 1000, seed: int = 0
-) -> npt.NDArray[np.float64] | None:
+) -> _Array | None:
     r"""Which lenders the prior at a task's posterior really came from, for every draw of weights.
 
     :math:`r_{ti} \propto \alpha_{ti} e^{-KL(q_t \| c_i)}` (Hershey and Olsen 2007) for the draws of
     :func:`relatedness_draws` with the same arguments.
 
     :return: ``[S, T, T]``, or ``[S, T, T + 1]`` with base last, NaN for the task itself; None
-        where the site's prior is not a mixture.
+        where the site's prior is not a mixture of the tasks' posteriors.
     """
     borrowing = borrowing_of(vmtl, site)
+    if not hasattr(borrowing, "lender_of_slot"):  # it mixes something else, such as clusters
+        return None
     draws = _draw(borrowing, num_samples, seed)
     if site == "weights":
         posterior = vmtl.classifier.gaussians()
@@ -124,9 +140,7 @@ def responsibility_draws(
     responsibilities = prior.responsibilities(
         posterior.loc.unsqueeze(1), posterior.scale.unsqueeze(1)
     )
-    values: npt.NDArray[np.float64] = (
-        _base_last(borrowing, responsibilities).double().cpu().numpy().copy()
-    )
+    values = _array(_base_last(borrowing, responsibilities)).copy()
     itself = np.arange(vmtl.num_tasks)
     values[:, itself, itself] = np.nan
     return values

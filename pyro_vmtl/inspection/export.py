@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 import xarray as xr
 
@@ -20,9 +19,10 @@ from pyro_vmtl.inference.fit import FittedVMTL
 from pyro_vmtl.inspection.arviz_adapter import to_arviz
 from pyro_vmtl.inspection.draws import BASE, relatedness_draws, responsibility_draws
 from pyro_vmtl.inspection.latent_draws import Draws, posterior_draws, prior_draws
+from pyro_vmtl.inspection.training import kept_epoch
 from pyro_vmtl.model import SITES, Recursive, to_plain
 
-__all__ = ["VARIABLES", "kept_epoch", "leave_one_out", "to_inference_data"]
+__all__ = ["VARIABLES", "leave_one_out", "to_inference_data"]
 
 VARIABLES = (
     *(f"relatedness_{site}" for site in SITES),
@@ -310,19 +310,6 @@ def _constant(fitted: FittedVMTL, tasks: TaskSet, coords: Mapping[str, Any]) -> 
 
 
 # Attributes
-
-
-def kept_epoch(history: pd.DataFrame) -> int | None:
-    """The row of the history that the fitted model stands at: the best validation density.
-
-    :return: a position; the last where nothing was validated, None for an empty history.
-    """
-    if history.empty:
-        return None
-    density = history.get("validation_nll")
-    if density is None or density.isna().all():
-        return len(history) - 1
-    return int(np.nanargmin(density.to_numpy(dtype=float)))
 
 
 def leave_one_out(fitted: FittedVMTL) -> dict[str, Any]:

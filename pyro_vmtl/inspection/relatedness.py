@@ -15,11 +15,12 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.fit import FittedVMTL
 from pyro_vmtl.inspection.draws import (
     BASE,
-    gates,
     other_names,
+    relatedness_before_data,
     relatedness_draws,
     relatedness_probabilities,
     responsibility_draws,
+    sums_to_one,
 )
 
 __all__ = [
@@ -64,13 +65,14 @@ def relatedness(
 
     - ``mean``, ``sd``, ``hdi_low``, ``hdi_high``: over posterior draws of the relatedness, the
       interval being the narrowest that holds ``hdi_prob`` of them;
-    - ``probability``: the chance that this lender is picked, or, for the pool ``power``, that its
-      gate is open;
+    - ``probability``: the chance that this lender is picked; for the pool ``power``, that its gate
+      is open; for ``clustered``, that the two share a cluster;
     - ``responsibility``: for a mixture, the share of the prior at the task's posterior that comes
       from this lender, averaged over draws; else NaN.
 
     Of a site and task, ``mean``, ``probability`` and ``responsibility`` each sum to 1 over the
-    lenders; gates do not. ``attrs["gates"]`` lists the sites with gates, ``attrs["spread"]`` is
+    lenders; gates do not, nor do the chances to share a cluster. ``attrs["gates"]`` lists the sites
+    where they do not, ``attrs["spread"]`` is
     ``"posterior"``, or ``"relaxation"`` where model and guide share their logits: the spread of
     the draws is then the noise of the relaxation, and not what the data left open. The table is
     empty where nothing borrows.
@@ -93,7 +95,12 @@ def relatedness(
         table = pd.DataFrame(text | {name: pd.Series(dtype=float) for name in COLUMNS[3:]})
     shared = any(borrowing.empirical_bayes for borrowing in vmtl.borrowing.values())
     table.attrs["spread"] = "relaxation" if shared else "posterior"
-    table.attrs["gates"] = [site for site in vmtl.borrowing if gates(vmtl, site)]
+    table.attrs["gates"] = [
+        site for site in vmtl.borrowing if not sums_to_one(relatedness_probabilities(vmtl, site))
+    ]
+    table.attrs["before_data"] = {
+        site: relatedness_before_data(vmtl, site) for site in vmtl.borrowing
+    }
     table.attrs["hdi_prob"] = hdi_prob
     return table
 
@@ -186,7 +193,12 @@ def is_gated(table: pd.DataFrame, site: str = "weights") -> bool:
 
 
 def chance_level(table: pd.DataFrame, site: str = "weights") -> float:
-    """The ``probability`` of every lender before any data: 1 / L, or 1/2 for gates."""
+    """The ``probability`` of every lender before any data: 1 / L, or 1/2 for gates.
+
+    (1 / K for a choice among K clusters.)
+    """
+    if site in table.attrs.get("before_data", {}):
+        return float(table.attrs["before_data"][site])
     if is_gated(table, site):
         return 0.5
     rows = site_rows(table, site)

@@ -3,6 +3,7 @@
 from pyro_vmtl.model.architectures import MLP, Architecture, BayesianLinear, Identity
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.build import Settings, assemble, from_plain, to_plain
+from pyro_vmtl.model.clustering import Clustered, ClusteredBorrowing
 from pyro_vmtl.model.encoders import (
     BayesianLinearEncoder,
     DeterministicEncoder,
@@ -12,6 +13,7 @@ from pyro_vmtl.model.encoders import (
     PerTask,
     mlp,
 )
+from pyro_vmtl.model.hierarchy import Hierarchical, LearnedPrior
 from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
 from pyro_vmtl.model.likelihoods import (
     CategoricalLikelihood,
@@ -33,13 +35,17 @@ __all__ = [
     "BayesianLinearEncoder",
     "Borrowing",
     "CategoricalLikelihood",
+    "Clustered",
+    "ClusteredBorrowing",
     "DeterministicEncoder",
     "Encoder",
     "GaussianEncoder",
     "GaussianLikelihood",
     "Geometric",
+    "Hierarchical",
     "Identity",
     "IdentityEncoder",
+    "LearnedPrior",
     "Lenders",
     "Likelihood",
     "Linear",

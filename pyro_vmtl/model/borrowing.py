@@ -1,7 +1,10 @@
 """One site's borrowed prior: a pool, the relatedness that weighs the lenders, and their spread."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pyro.distributions as dist
 import torch
@@ -9,13 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_vmtl.distributions import Gaussians
-from pyro_vmtl.model.pools import Pool
+
+if TYPE_CHECKING:
+    from pyro_vmtl.model.pools import Pool
 
 __all__ = ["Borrowing"]
-
-
-def _inverse_softplus(value: float) -> float:
-    return value + math.log(-math.expm1(-value))
 
 
 class Borrowing(nn.Module):
@@ -49,17 +50,9 @@ class Borrowing(nn.Module):
         super().__init__()
         self.pool = pool
         self.num_tasks = num_tasks
+        self.event_shape = tuple(event_shape)
         self.event_dim = len(event_shape)
         self.empirical_bayes = empirical_bayes
-        base = int(pool.base)
-        components = torch.arange(num_tasks + base)
-        slots = torch.stack([components[components != t + base] for t in range(num_tasks)])
-        self.register_buffer("lender_of_slot", slots, persistent=False)  # [T, L] -> component
-        # The slot in which a component stands for a task; L, one past the end, for the task itself.
-        inverse = torch.full((num_tasks, num_tasks + base), slots.shape[1])
-        inverse.scatter_(1, slots, torch.arange(slots.shape[1]).expand_as(slots))
-        self.register_buffer("slot_of_component", inverse, persistent=False)  # [T, C] -> slot
-        self.logits = nn.Parameter(torch.zeros(num_tasks, slots.shape[1]))
         self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float64))
         shape: tuple[int, ...] | None = None
         if pool.spread == "scalar":
@@ -68,8 +61,25 @@ class Borrowing(nn.Module):
             shape = (num_tasks,) + (1,) * self.event_dim
         elif pool.spread == "feature":
             shape = (1, *event_shape)
-        start = _inverse_softplus(initial_spread)
+        start = self._raw(initial_spread)
         self.raw_spread = None if shape is None else nn.Parameter(torch.full(shape, start))
+        self._add_slots()
+
+    def _add_slots(self) -> None:
+        """The L lenders of each task, and their logits."""
+        num_tasks, base = self.num_tasks, int(self.pool.base)
+        components = torch.arange(num_tasks + base)
+        slots = torch.stack([components[components != t + base] for t in range(num_tasks)])
+        self.register_buffer("lender_of_slot", slots, persistent=False)  # [T, L] -> component
+        # The slot in which a component stands for a task; L, one past the end, for the task itself.
+        inverse = torch.full((num_tasks, num_tasks + base), slots.shape[1])
+        inverse.scatter_(1, slots, torch.arange(slots.shape[1]).expand_as(slots))
+        self.register_buffer("slot_of_component", inverse, persistent=False)  # [T, C] -> slot
+        self.logits = nn.Parameter(torch.zeros(num_tasks, slots.shape[1]))
+
+    @staticmethod
+    def _raw(spread: float) -> float:
+        return spread + math.log(-math.expm1(-spread))  # the inverse of softplus
 
     @property
     def spread(self) -> Tensor | None:
@@ -104,11 +114,16 @@ class Borrowing(nn.Module):
         index = self.slot_of_component.unsqueeze(-2)
         return padded.gather(-1, index.expand(*padded.shape[:-1], index.shape[-1]))
 
-    def prior(self, draw: Tensor, lenders: Gaussians) -> dist.TorchDistribution:
+    def observe(self, lenders: Gaussians, share: float) -> None:
+        """Called in training with what :meth:`prior` will see; some learn from it."""
+
+    def prior(self, draw: Tensor, lenders: Gaussians, share: float = 1.0) -> dist.TorchDistribution:
         """The prior of the site given a draw of the relatedness.
 
         :param draw: ``[..., T, 1, L]``.
         :param lenders: the tasks' posteriors, ``[T, *event]`` or ``[T, B, T, *event]``.
+        :param share: the KL weight under which the lenders were fitted, for pools that lend
+            evidence rather than posteriors.
         :return: batch shape ``[..., T, 1]``, event shape ``event``.
         """
         return self.pool.prior(self.by_component(draw), lenders, self.spread, self.event_dim)

@@ -10,7 +10,9 @@ from typing import Any
 
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.architectures import MLP, Architecture, BayesianLinear, Identity
+from pyro_vmtl.model.clustering import Clustered
 from pyro_vmtl.model.encoders import Encoder
+from pyro_vmtl.model.hierarchy import Hierarchical
 from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
 from pyro_vmtl.model.likelihoods import CategoricalLikelihood, GaussianLikelihood, Likelihood
 from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Standard
@@ -23,7 +25,7 @@ _CHOICES: dict[str, type] = {
     choice.__name__: choice
     for choice in (
         *(Identity, MLP, BayesianLinear),
-        *(Standard, Mixture, Linear, Geometric, Power),
+        *(Standard, Mixture, Linear, Geometric, Power, Clustered, Hierarchical),
         *(Recursive, Anchored),
     )
 }
@@ -82,7 +84,7 @@ def assemble(
     )
     classifier = MeanFieldWeights(
         num_tasks,
-        num_outputs,
+        likelihood.num_outputs,
         encoder.latent_dim,
         settings.bias,
         settings.initial_scale,

@@ -27,9 +27,11 @@ class Likelihood(nn.Module):
     """p(y | z, w); subclass it to bring your own.
 
     :ivar num_outputs: K, the rows of each task's weights.
+    :ivar num_classes: C, or 0 in a regression.
     """
 
     num_outputs: int
+    num_classes: int = 0
 
     def forward(self, representations: Tensor, weights: Tensor) -> dist.TorchDistribution:
         """The distribution of the targets, batch shape ``[..., T, B]``."""
@@ -37,17 +39,24 @@ class Likelihood(nn.Module):
 
 
 class CategoricalLikelihood(Likelihood):
-    """Categorical(logits = w z + b) over K classes.
+    """Categorical(logits = w z + b) over the classes.
 
-    :param num_classes: K.
+    Two classes need one row of weights, K = 1, the first class's logit being 0: with two rows, each
+    N(0, I), their difference would have twice the prior variance of a logistic regression's.
+
+    :param num_classes: C; K is C, or 1 for two classes.
     """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.num_outputs = num_classes
+        self.num_classes = num_classes
+        self.num_outputs = 1 if num_classes == 2 else num_classes
 
     def forward(self, representations: Tensor, weights: Tensor) -> dist.TorchDistribution:
-        return dist.Categorical(logits=linear_predictor(representations, weights))
+        logits = linear_predictor(representations, weights)
+        if self.num_outputs == 1:
+            logits = torch.cat([torch.zeros_like(logits), logits], -1)
+        return dist.Categorical(logits=logits)
 
 
 class GaussianLikelihood(Likelihood):

@@ -1,10 +1,11 @@
 """How the lenders' posteriors become one task's prior: choices, each a small replaceable object."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vmtl.distributions import (
     Gaussians,
@@ -17,6 +18,7 @@ from pyro_vmtl.distributions import (
     power_pool,
 )
 from pyro_vmtl.errors import InputError
+from pyro_vmtl.model.borrowing import Borrowing
 
 __all__ = ["Geometric", "Linear", "Mixture", "Pool", "Power", "Spread", "Standard"]
 
@@ -31,9 +33,14 @@ class Pool:
     :param spread: None, or how the learned s in V_i = sigma_i^2 + s^2 is shared: one for the site
         (``"scalar"``), one for each lender (``"task"``) or one for each entry (``"feature"``).
         Tasks are then related, not identical (a commensurate prior).
+
+    :cvar borrows: whether it needs lenders at all.
+    :cvar sums_to_one: whether a task's relatedness is a set of weights, or a gate for each lender.
     """
 
     borrows = True
+    sums_to_one = True
+    borrowing_type: type[Borrowing] = Borrowing
     relaxation: type[RelatednessWeights] | type[RelatednessGates] = RelatednessWeights
 
     def __init__(self, base: bool = False, spread: Spread | None = None) -> None:
@@ -60,6 +67,13 @@ class Pool:
         :return: a distribution with batch shape ``[*batch, T, 1]`` and event shape ``event``.
         """
         raise NotImplementedError
+
+    def learned(self, num_tasks: int, event_shape: Sequence[int]) -> nn.Module | None:
+        """A prior without lenders, learned across tasks; called, it gives a distribution.
+
+        :return: None for N(0, I).
+        """
+        return None
 
     def components(self, lenders: Gaussians, spread: Tensor | None, event_dim: int) -> Gaussians:
         """The lenders with the spread in their variance, after N(0, I) where ``base`` is set."""
@@ -134,6 +148,7 @@ class Power(Pool):
     """
 
     relaxation = RelatednessGates
+    sums_to_one = False
 
     def __init__(self, spread: Spread | None = None) -> None:
         super().__init__(base=False, spread=spread)

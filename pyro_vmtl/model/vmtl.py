@@ -94,7 +94,9 @@ class VMTL(PyroModule):
         )
         self.lenders = Recursive() if lenders is None else lenders
         self.tempering = dict.fromkeys(SITES, 1.0)
+        self._untempered = False
         self.borrowing = nn.ModuleDict()
+        self.learned_prior = self.pool.learned(num_tasks, classifier.event_shape)
         layer = encoder.layer()
         if self.representation_pool.borrows and (layer is None or len(layer.loc) != num_tasks):
             raise InputError(
@@ -104,11 +106,11 @@ class VMTL(PyroModule):
             )
         if num_tasks > 1:  # one task has nobody to borrow from: its prior is N(0, I)
             if self.pool.borrows:
-                self.borrowing["weights"] = Borrowing(
+                self.borrowing["weights"] = self.pool.borrowing_type(
                     self.pool, num_tasks, classifier.event_shape, empirical_bayes, temperature
                 )
             if self.representation_pool.borrows and layer is not None:
-                self.borrowing["representations"] = Borrowing(
+                self.borrowing["representations"] = self.representation_pool.borrowing_type(
                     self.representation_pool,
                     num_tasks,
                     layer.loc.shape[1:],
@@ -130,15 +132,14 @@ class VMTL(PyroModule):
     @contextlib.contextmanager
     def untempered(self) -> Iterator[None]:
         """All KL weights 1, as in the ELBO, whatever training uses."""
-        before = dict(self.tempering)
-        self.tempering.update(dict.fromkeys(SITES, 1.0))
+        self._untempered = True
         try:
             yield
         finally:
-            self.tempering.update(before)
+            self._untempered = False
 
     def _tempered(self, site: str) -> contextlib.AbstractContextManager[object]:
-        weight = self.tempering[site]
+        weight = 1.0 if self._untempered else self.tempering[site]
         if weight == 1:
             return contextlib.nullcontext()
         if weight == 0:  # poutine.scale refuses 0
@@ -170,16 +171,25 @@ class VMTL(PyroModule):
         assert isinstance(borrowing, Borrowing)
         return borrowing
 
+    def _borrowed(self, site: str, draw: Tensor, lenders: Gaussians) -> dist.TorchDistribution:
+        borrowing, share = self._borrowing(site), self.tempering[site]
+        if self.training and torch.is_grad_enabled():
+            borrowing.observe(lenders, share)
+        return borrowing.prior(draw, lenders, share)
+
     def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution:
-        """p(w | alpha), batch shape ``[..., T, 1]``; N(0, I) where nobody lends.
+        """p(w | alpha), batch shape ``[..., T, 1]``; where nobody lends N(0, I), or as learned.
 
         :param draw: of ``relatedness_weights``, ``[..., T, 1, L]``, or None.
         """
+        if self.learned_prior is not None:
+            learned: dist.TorchDistribution = self.learned_prior()
+            return learned
         lenders = self.lenders.weights(self) if draw is not None else None
         if draw is None or lenders is None:
             shape = (self.num_tasks, 1, *self.classifier.event_shape)
             return _standard_normal(shape, 2, self.classifier.gaussians().loc)
-        return self._borrowing("weights").prior(draw, lenders)
+        return self._borrowed("weights", draw, lenders)
 
     def layer_prior(self, layer: Gaussians, draw: Tensor | None) -> dist.TorchDistribution:
         """p(Phi | beta) of the encoder's Bayesian layer, batch shape ``[1 or T, 1]``.
@@ -190,7 +200,7 @@ class VMTL(PyroModule):
         lenders = self.lenders.layers(self) if draw is not None else None
         if draw is None or lenders is None:
             return _standard_normal((len(layer.loc), 1, *layer.loc.shape[1:]), 2, layer.loc)
-        return self._borrowing("representations").prior(draw, lenders)
+        return self._borrowed("representations", draw, lenders)
 
     def _layer_kl(self, draw: Tensor | None) -> Tensor | None:
         layer = self.encoder.layer()

@@ -28,7 +28,7 @@ from pyro_vmtl.model import (
 )
 
 # Distinct, so that no shape fits by accident.
-TASKS, SAMPLES, INPUTS, CLASSES, OUTPUTS = 3, 5, 4, 2, 6
+TASKS, SAMPLES, INPUTS, OUTPUTS = 3, 5, 4, 6
 
 POOLS: dict[str, Pool] = {
     "standard": Standard(),
@@ -48,7 +48,12 @@ ENCODERS: dict[str, Architecture] = {
     "layer, samples": BayesianLinear(7, prior="samples"),
     "layers": BayesianLinear(7, per_task=True),
 }
-KINDS = ("classification", "regression", "regression of vectors")
+KINDS: dict[str, tuple[bool, int]] = {  # whether it is classification, and how many classes
+    "classification": (True, OUTPUTS),
+    "regression": (False, 1),
+    "two classes": (True, 2),
+    "regression of vectors": (False, OUTPUTS),
+}
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,19 @@ class Case:
 
 
 def _cases() -> Iterator[tuple[str, str, str, str]]:
-    for pool, lenders, encoder, kind in product(POOLS, LENDERS, ENCODERS, KINDS[:2]):
+    """Every pool with every encoder, recursive and anchored: one of them in classification, the
+    other in regression, turn about."""
+    for (p, pool), (i, lenders), (e, encoder) in product(
+        enumerate(POOLS), enumerate(LENDERS), enumerate(ENCODERS)
+    ):
         if POOLS[pool].borrows or lenders == "recursive":
-            yield pool, lenders, encoder, kind
-    yield "mixture", "anchored", "gaussian", KINDS[2]
-    yield "power, spread", "recursive", "layers", KINDS[2]
+            yield pool, lenders, encoder, ("classification", "regression")[(p + i + e) % 2]
+    yield "standard", "recursive", "identity", "regression"
+    yield "standard", "recursive", "gaussian", "classification"
+    yield "mixture", "anchored", "gaussian", "regression of vectors"
+    yield "power, spread", "recursive", "layers", "regression of vectors"
+    yield "mixture", "recursive", "gaussian", "two classes"
+    yield "geometric, base, spread", "anchored", "layers", "two classes"
 
 
 @pytest.fixture(params=_cases(), ids=lambda case: "-".join(case))
@@ -73,20 +86,14 @@ def case(request: pytest.FixtureRequest) -> Case:
     pool, lenders, encoder, kind = request.param
     # Where tasks have layers of their own they borrow those as well.
     layer_pool = POOLS[pool] if encoder == "layers" else Standard()
-    settings = Settings(
-        ENCODERS[encoder], POOLS[pool], layer_pool, LENDERS[lenders], empirical_bayes=False
-    )
-    is_classification = kind == "classification"
-    outputs = {"classification": CLASSES, "regression": 1}.get(kind, OUTPUTS)
+    settings = Settings(ENCODERS[encoder], POOLS[pool], layer_pool, LENDERS[lenders])
+    is_classification, outputs = KINDS[kind]
     vmtl = assemble(settings, TASKS, outputs, (INPUTS,), is_classification)
     if isinstance(vmtl.lenders, Recursive):
         vmtl.lenders.advance()
     shape = (TASKS, SAMPLES)
-    y = {
-        "classification": torch.randint(CLASSES, shape),
-        "regression": torch.randn(shape),
-        "regression of vectors": torch.randn(*shape, OUTPUTS),
-    }[kind]
+    vector = (OUTPUTS,) if kind == "regression of vectors" else ()
+    y = torch.randint(outputs, shape) if is_classification else torch.randn(*shape, *vector)
     mask = torch.arange(SAMPLES) < torch.tensor([[2], [SAMPLES], [4]])
     scale = torch.where(mask, 1 + torch.rand(shape), 1.0)
     batch = Batch(torch.randn(*shape, INPUTS), y, mask, scale, torch.full(shape, -1))

@@ -43,7 +43,7 @@ OWN_SITES = {"relatedness_weights", "relatedness_representations", *SITES, "targ
 
 def _make(num_tasks: int, started: bool = True, **choices: Any) -> VMTL:
     choices.setdefault("encoder", MLP(3, hidden=(), stochastic=True))
-    vmtl = assemble(Settings(**choices), num_tasks, 2, (4,), is_classification=True)
+    vmtl = assemble(Settings(**choices), num_tasks, 3, (4,), is_classification=True)
     if started and isinstance(vmtl.lenders, Recursive):
         vmtl.lenders.advance()
     return vmtl
@@ -53,7 +53,7 @@ def _batch(num_tasks: int, num_samples: int = 5) -> Batch:
     shape = (num_tasks, num_samples)
     return Batch(
         torch.randn(*shape, 4),
-        torch.randint(2, shape),
+        torch.randint(3, shape),
         torch.ones(shape, dtype=torch.bool),
         torch.ones(shape),
         torch.arange(num_tasks * num_samples).reshape(shape),
@@ -161,8 +161,8 @@ class TestNumberOfTasks:
         assert set(model) == {*SITES, "targets", "layer_kl"}
         prior = model["weights"]["fn"]
         assert isinstance(prior.base_dist, Normal)
-        assert prior.mean.equal(torch.zeros(1, 1, 2, 4))
-        assert prior.variance.equal(torch.ones(1, 1, 2, 4))
+        assert prior.mean.equal(torch.zeros(1, 1, 3, 4))
+        assert prior.variance.equal(torch.ones(1, 1, 3, 4))
 
     @pytest.mark.parametrize("pool", [Mixture(), Linear(), Geometric()])
     def test_two_tasks_lend_to_each_other_whole(self, pool: Pool) -> None:
@@ -198,8 +198,8 @@ class TestPrior:
         prior = model["weights"]["fn"]
         draw = model["relatedness_weights"]["value"].squeeze(1)
         torch.testing.assert_close(prior.log_weights.exp()[:, 0, 0], draw[:, 0])
-        assert prior.components.loc[0].equal(torch.zeros(2, 4))
-        assert prior.components.scale[0].equal(torch.ones(2, 4))
+        assert prior.components.loc[0].equal(torch.zeros(3, 4))
+        assert prior.components.scale[0].equal(torch.ones(3, 4))
         spread = _borrowing(vmtl).spread
         assert isinstance(spread, Tensor)
         variance = vmtl.classifier.gaussians().scale.square() + spread.square()
@@ -322,11 +322,22 @@ class TestTempering:
             assert gradients[0].abs().max() == 0
 
     def test_is_off_inside_untempered_and_back_after(self) -> None:
-        vmtl = _make(3, lenders=Anchored)
-        vmtl.tempering["weights"] = 0.1
+        vmtl, batch = _make(3), _batch(3)
+
+        def densities() -> list[Tensor]:
+            pyro.set_rng_seed(0)
+            return [site["log_prob_sum"].detach() for site in _sites(vmtl, batch)[0].values()]
+
+        plain = densities()
+        vmtl.tempering.update(weights=0.5, representations=0.0)
+        tempered = densities()
+        assert not torch.stack(tempered).equal(torch.stack(plain))
         with vmtl.untempered():
-            assert all(p.tempering == dict.fromkeys(SITES, 1.0) for p in vmtl.programs())
-        assert all(p.tempering["weights"] == 0.1 for p in vmtl.programs())
+            assert torch.stack(densities()).equal(torch.stack(plain))
+        assert torch.stack(densities()).equal(torch.stack(tempered))
+        with pytest.raises(RuntimeError, match="inside"), vmtl.untempered():
+            raise RuntimeError("inside")
+        assert torch.stack(densities()).equal(torch.stack(tempered))
 
 
 class TestRelatedness:

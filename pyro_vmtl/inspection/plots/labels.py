@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-__all__ = ["name_ticks", "note", "shortened"]
+__all__ = ["legend_above", "legend_beside", "name_ticks", "note", "shortened"]
 
 _LARGEST, _SMALLEST = 9.0, 5.0
 _LONGEST = 24
@@ -56,3 +56,15 @@ def note(ax: Axes, sentence: str) -> Axes:
     )
     ax.set_axis_off()
     return ax
+
+
+def legend_above(ax: Axes) -> None:
+    """A legend in one line above axes that rows of a table fill."""
+    ax.legend(
+        fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderpad=0
+    )
+
+
+def legend_beside(ax: Axes) -> None:
+    """A legend on the right of axes that curves fill."""
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from pyro_vmtl.inspection.plots.labels import name_ticks, note
+from pyro_vmtl.inspection.plots.labels import legend_above, name_ticks, note
 from pyro_vmtl.inspection.plots.palette import COLOURS, GREY, SEQUENTIAL, axes_of, style_of
 from pyro_vmtl.inspection.relatedness import (
     Truth,
@@ -59,7 +59,8 @@ def plot_relatedness(
 
     Rows and columns are ordered so that tasks that borrow from each other stand together; a task's
     own entry is blank, and ``base`` stands apart on the right. Numbers are written into the cells
-    of up to 12 tasks. Colours run over the range of the values, which the colour bar tells.
+    of up to 12 tasks. Equal weights, or gates as open as shut, have the colour in the middle of the
+    bar or a darker one.
 
     :param table: of :func:`pyro_vmtl.inspection.relatedness`.
     :param ax: where to draw; None, on a new figure.
@@ -78,7 +79,7 @@ def plot_relatedness(
     values = matrix.to_numpy()
     if np.isnan(values).all():
         return note(ax, f"There is no {value} to show: this prior is not a mixture.")
-    low, high = _colour_range(values)
+    low, high = _colour_range(table, site, value)
     image = ax.imshow(np.ma.masked_invalid(values), cmap=SEQUENTIAL, vmin=low, vmax=high)
     ax.figure.colorbar(image, ax=ax, label=_meaning(value, is_gated(table, site)), shrink=0.8)
     name_ticks(ax, "y", tasks)
@@ -95,13 +96,13 @@ def plot_relatedness(
     return ax
 
 
-def _colour_range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    # Values that hardly differ must not look as if they did.
-    if high - low < 0.02:
-        middle = (low + high) / 2
-        low, high = middle - 0.01, middle + 0.01
-    return max(low, 0.0), high
+def _colour_range(table: pd.DataFrame, site: str, value: Value) -> tuple[float, float]:
+    """Such that what is the case before any data has the colour in the middle."""
+    values = site_rows(table, site)[value]
+    if is_gated(table, site) and value != "sd":
+        away = max(0.25, float((values - 0.5).abs().max()))
+        return 0.5 - away, 0.5 + away
+    return 0.0, max(float(values.max()), 2 * chance_level(table, site))
 
 
 def _meaning(value: Value, gated: bool) -> str:
@@ -181,7 +182,7 @@ def plot_intervals(
     noise = " (spread: relaxation noise)" if table.attrs.get("spread") == "relaxation" else ""
     ax.set_xlabel(what + noise)
     ax.set_xlim(-0.02, 1.02)
-    ax.legend(fontsize=8)
+    legend_above(ax)
     _finish_rows(ax, list(rows["pair"]))
     return ax
 
@@ -213,7 +214,7 @@ def plot_responsibilities(
     ax.plot(rows["responsibility"], places, "D", color=COLOURS[1], ms=5, label="responsibility")
     ax.set_xlim(-0.02, 1.02)
     ax.set_xlabel("share of the prior")
-    ax.legend(fontsize=8)
+    legend_above(ax)
     _finish_rows(ax, list(rows["pair"]))
     return ax
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import networkx as nx
 import numpy as np
 import pandas as pd
@@ -15,9 +13,11 @@ from scipy.cluster.hierarchy import dendrogram
 from pyro_vmtl.inspection.plots.labels import name_ticks, note, shortened
 from pyro_vmtl.inspection.plots.palette import COLOURS, GREY, SEQUENTIAL, axes_of
 from pyro_vmtl.inspection.relatedness import Truth, is_gated, relatedness_matrix, true_clusters
-from pyro_vmtl.inspection.structure import relatedness_graph, task_linkage
+from pyro_vmtl.inspection.structure import relatedness_graph, task_linkage, task_order
 
 __all__ = ["plot_dendrogram", "plot_relatedness_graph"]
+
+_MOST_UPRIGHT = 14
 
 
 def plot_relatedness_graph(
@@ -27,87 +27,128 @@ def plot_relatedness_graph(
     strongest: int = 3,
     at_least: float | None = None,
     truth: Truth | None = None,
-    seed: int = 0,
 ) -> Axes:
     """Who lends to whom: arrows from lenders to borrowers, wider for more.
 
-    A node is darker the less independent its task is (grey where the prior has no ``base`` to
-    decline to). Only the strongest lenders of each task are drawn.
+    The tasks stand on a circle, next to those that they borrow from. A node is brighter the more
+    independent its task is (grey where the prior has no ``base`` to decline to). Only the strongest
+    lenders of each task are drawn.
 
     :param table: of :func:`pyro_vmtl.inspection.relatedness`.
     :param strongest: lenders of each task to draw.
     :param at_least: draw arrows of at least this probability; None, of more than before any data.
     :param truth: the true cluster of each task, drawn as the colour of the node's rim.
-    :param seed: of the layout.
     :raises InputError: if the table has no such site.
     """
     graph = relatedness_graph(table, site, strongest, at_least)
-    tasks = list(graph)
-    side = float(np.clip(3.5 + 0.09 * len(tasks), 4.0, 9.0))
+    order = task_order(table, site)
+    count = len(order)
+    side = float(np.clip(3.4 + 0.08 * count, 3.8, 8.5))
     ax = axes_of(ax, side + 1.2, side)
-    places = _layout(graph, seed)
-    independence = np.array([graph.nodes[task]["independence"] for task in tasks])
-    shown = Normalize(0, 1)
-    palette = ScalarMappable(shown, SEQUENTIAL)
-    colours = [GREY if np.isnan(v) else palette.to_rgba(v) for v in independence]
-    size = float(np.clip(9000 / len(tasks), 130, 900))
-    rims: Any = "white"
-    if truth is not None:
-        clusters = true_clusters(truth, tasks)
-        numbers = pd.factorize(clusters)[0]
-        rims = [COLOURS[number % len(COLOURS)] for number in numbers]
-    nx.draw_networkx_nodes(
-        graph, places, ax=ax, node_color=colours, node_size=size, edgecolors=rims, linewidths=2.5
-    )
-    weights = np.array([weight for _, _, weight in graph.edges.data("weight")])
-    if len(weights):
-        nx.draw_networkx_edges(
-            graph,
-            places,
-            ax=ax,
-            width=list(0.4 + 3.6 * weights / weights.max()),
-            edge_color=GREY,
-            alpha=0.7,
-            node_size=size,
-            arrowsize=float(np.clip(80 / np.sqrt(len(tasks)), 7, 14)),
-            connectionstyle="arc3,rad=0.12",
-        )
+    angles = np.pi / 2 - 2 * np.pi * np.arange(count) / count
+    places = {
+        task: (np.cos(angle), np.sin(angle)) for task, angle in zip(order, angles, strict=True)
+    }
+    size = float(np.clip(5000 / count, 60, 700))
+    _draw_tasks(ax, graph, places, size, truth)
+    if graph.number_of_edges():
+        _draw_loans(ax, graph, places, size)
     else:
         ax.set_title("No task borrows more from one lender than from another.", fontsize=9)
-    font = float(np.clip(70 / np.sqrt(len(tasks)), 6, 10))
-    for task, (x, y) in places.items():
-        ax.annotate(
-            shortened(task, 14),
-            (x, y),
-            xytext=(0, np.sqrt(size) / 2 + 1),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=font,
-        )
-    if not np.isnan(independence).all():
-        ax.figure.colorbar(palette, ax=ax, label="independence", shrink=0.7)
-    ax.margins(0.12)
+    font = float(np.clip(60 / np.sqrt(count), 6, 10))
+    away = np.sqrt(size) / 2 + 4  # points from the middle of a node to the start of its name
+    for task, angle in zip(order, angles, strict=True):
+        text = shortened(task, 16)
+        _write_outwards(ax, text, places[task], angle, away, font, turned=count > _MOST_UPRIGHT)
+    ax.set_xlim(-1.45, 1.45)
+    ax.set_ylim(-1.45, 1.45)
+    ax.set_aspect("equal")
     ax.set_axis_off()
     return ax
 
 
-def _layout(graph: nx.DiGraph, seed: int) -> dict[Any, tuple[float, float]]:
-    """Places that put tasks side by side that lend to each other."""
-    together = nx.Graph()
-    together.add_nodes_from(graph)
-    for lender, borrower, weight in graph.edges.data("weight"):
-        before = together.get_edge_data(lender, borrower, {"weight": 0.0})["weight"]
-        together.add_edge(lender, borrower, weight=before + weight)
-    # Weights of one scale, however many lenders share the 1.
-    largest = max((w for *_, w in together.edges.data("weight")), default=1.0)
-    for *_, data in together.edges.data():
-        data["weight"] /= largest
-    spacing = 2.2 / np.sqrt(max(len(together), 1))
-    places: dict[Any, tuple[float, float]] = nx.spring_layout(
-        together, seed=seed, k=spacing, iterations=200
+def _draw_tasks(
+    ax: Axes,
+    graph: nx.DiGraph,
+    places: dict[str, tuple[float, float]],
+    size: float,
+    truth: Truth | None,
+) -> None:
+    tasks = list(graph)
+    independence = np.array([graph.nodes[task]["independence"] for task in tasks])
+    palette = ScalarMappable(Normalize(0, 1), SEQUENTIAL)
+    colours = [GREY if np.isnan(value) else palette.to_rgba(value) for value in independence]
+    rims: str | list[str] = "white"
+    if truth is not None:
+        rims = list(_cluster_colours(truth, tasks))
+    nx.draw_networkx_nodes(
+        graph,
+        places,
+        nodelist=tasks,
+        ax=ax,
+        node_color=colours,
+        node_size=size,
+        edgecolors=rims,
+        linewidths=max(1.0, np.sqrt(size) / 8),
     )
-    return places
+    if not np.isnan(independence).all():
+        ax.figure.colorbar(palette, ax=ax, label="independence", shrink=0.7)
+
+
+def _draw_loans(
+    ax: Axes, graph: nx.DiGraph, places: dict[str, tuple[float, float]], size: float
+) -> None:
+    edges = list(graph.edges.data("weight"))
+    weights = np.array([weight for *_, weight in edges])
+    widest = 4.0 if len(graph) <= 20 else 2.0
+    nx.draw_networkx_edges(
+        graph,
+        places,
+        edgelist=[(lender, borrower) for lender, borrower, _ in edges],
+        ax=ax,
+        width=list(0.2 + (widest - 0.2) * weights / weights.max()),
+        edge_color=GREY,
+        alpha=0.7,
+        node_size=size,
+        arrowsize=float(np.clip(45 / np.sqrt(len(graph)), 6, 14)),
+        connectionstyle="arc3,rad=0.15",
+    )
+
+
+def _write_outwards(
+    ax: Axes,
+    text: str,
+    place: tuple[float, float],
+    angle: float,
+    away: float,
+    font: float,
+    turned: bool,
+) -> None:
+    """A name outside the circle: upright, or running away from its middle where names are many."""
+    x, y = np.cos(angle), np.sin(angle)
+    left = x < -1e-9
+    rotation = float(np.degrees(angle)) + (180 if left else 0) if turned else 0.0
+    side = "right" if left else "left"
+    vertical = "center"
+    if not turned and abs(x) < 0.3:
+        side, vertical = "center", "bottom" if y > 0 else "top"
+    ax.annotate(
+        text,
+        place,
+        xytext=(away * x, away * y),
+        textcoords="offset points",
+        rotation=rotation,
+        rotation_mode="anchor",
+        ha=side,
+        va=vertical,
+        fontsize=font,
+    )
+
+
+def _cluster_colours(truth: Truth, tasks: list[str]) -> pd.Series:
+    clusters = true_clusters(truth, tasks)
+    numbers = pd.factorize(clusters)[0]
+    return pd.Series([COLOURS[number % len(COLOURS)] for number in numbers], index=tasks)
 
 
 def plot_dendrogram(
@@ -139,12 +180,10 @@ def plot_dendrogram(
     name_ticks(ax, "y", names, list(places))
     ax.yaxis.tick_right()
     if truth is not None:
-        clusters = true_clusters(truth, tasks)
-        numbers = pd.Series(pd.factorize(clusters)[0], index=tasks)
+        colours = _cluster_colours(truth, tasks)
         shown = {shortened(name): name for name in names}
         for label in ax.get_yticklabels():
-            name = shown[label.get_text()]
-            label.set_color(COLOURS[numbers[name] % len(COLOURS)])
+            label.set_color(colours[shown[label.get_text()]])
     ax.set_xlim(1.05, 0)
     what = "gate" if is_gated(table, site) else "probability"
     ax.set_xlabel(f"1 − mean {what} of the two directions / the largest")

@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.inspection.plots.palette import GREY, axes_of, style_of
+from pyro_vmtl.inspection.draws import BASE
+from pyro_vmtl.inspection.plots.labels import legend_beside, name_ticks, note, shortened
+from pyro_vmtl.inspection.plots.palette import COLOURS, GREY, axes_of, style_of
+from pyro_vmtl.inspection.training import kept_epoch
 
-__all__ = ["plot_elbo", "plot_training", "plot_validation"]
+__all__ = [
+    "plot_elbo",
+    "plot_kl_per_task",
+    "plot_kls_over_time",
+    "plot_relatedness_over_time",
+    "plot_scales",
+    "plot_schedules",
+    "plot_training",
+    "plot_validation",
+]
 
 _PARTS = {
     "expected_log_likelihood": "expected log-likelihood",
@@ -84,9 +97,9 @@ def plot_validation(history: pd.DataFrame, metric: str = "nll", ax: Axes | None 
     marker = "o" if len(history) == 1 else None
     ax.plot(history["epoch"], history[column], marker=marker, **style_of(0))
     density = history.get(f"{_VALIDATION}nll")
-    if density is not None and density.notna().any():
-        best = density.idxmin()
-        epoch = history["epoch"].loc[best]
+    kept = kept_epoch(history)
+    if kept is not None and density is not None and density.notna().any():
+        epoch = history["epoch"].iloc[kept]
         ax.axvline(epoch, color=GREY, linestyle=":", label=f"kept: epoch {epoch:g}")
         ax.legend(fontsize=8)
     ax.set_ylabel(column.replace("_", " "))
@@ -131,3 +144,167 @@ def plot_training(
     for metric, ax in zip(metrics, axes[1:], strict=False):
         plot_validation(history, metric, ax)
     return list(axes[:panels])
+
+
+def _curves(history: pd.DataFrame, ax: Axes | None, curves: dict[str, str], spread: float) -> Axes:
+    """Columns of a history over epochs, on a logarithmic axis where they differ by far."""
+    ax = axes_of(ax)
+    shown = {name: label for name, label in curves.items() if name in history.columns}
+    marker = "o" if len(history) == 1 else None
+    for number, (name, label) in enumerate(shown.items()):
+        ax.plot(history["epoch"], history[name], label=label, marker=marker, **style_of(number))
+    values = history[list(shown)].abs().to_numpy()
+    positive = values[values > 0]
+    if len(positive) == values.size and positive.max() > spread * positive.min():
+        ax.set_yscale("log")
+    ax.legend(fontsize=8)
+    epoch_axis(ax, history)
+    return ax
+
+
+def plot_schedules(history: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The temperature of the relatedness and the KL weights over epochs.
+
+    :param history: a row per epoch, as in ``FittedVMTL.history`` or ``metrics.csv``.
+    :raises InputError: if the history lacks the temperature.
+    """
+    _check(history, ["epoch", "temperature"])
+    curves = {
+        "temperature": "temperature",
+        "kl_weight_of_weights": "KL weight of weights",
+        "kl_weight_of_representations": "KL weight of representations",
+    }
+    return _curves(history, ax, curves, spread=20)
+
+
+def plot_scales(history: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The mean posterior scales, and the mean size of the weights, over epochs.
+
+    A scale that falls to nothing while the weights drift away says that evidence is counted twice;
+    a scale of representations at 1 says that they carry no information.
+
+    :param history: a row per epoch, as in ``FittedVMTL.history`` or ``metrics.csv``.
+    :raises InputError: if the history lacks the scales.
+    """
+    _check(history, ["epoch", "weights_scale"])
+    curves = {
+        "weights_scale": "scale of weights (mean σ)",
+        "weights_loc": "size of weights (mean |μ|)",
+        "representations_scale": "scale of representations (mean σ)",
+    }
+    return _curves(history, ax, curves, spread=10)
+
+
+def plot_kl_per_task(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """What each task's posteriors cost against their priors.
+
+    :param table: of :func:`pyro_vmtl.inspection.kl_per_task`.
+    """
+    ax = axes_of(ax, 5.5, float(np.clip(0.2 * len(table) + 1.2, 2.4, 12.0)))
+    places = np.arange(len(table))
+    for number, site in enumerate(table.columns):
+        marker = "o" if number == 0 else "D"
+        ax.plot(table[site], places, marker, color=COLOURS[number], ms=5, label=site)
+    ax.set_xlim(left=0)
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.set_xlabel("KL from posterior to prior (nats)")
+    ax.grid(axis="x", alpha=0.3)
+    if len(table.columns) > 1:
+        ax.legend(fontsize=8)
+    name_ticks(ax, "y", [str(name) for name in table.index])
+    return ax
+
+
+_MOST_LINES = 8
+
+
+def plot_relatedness_over_time(
+    snapshots: pd.DataFrame,
+    ax: Axes | None = None,
+    task: str | None = None,
+    site: str = "weights",
+    most: int = _MOST_LINES,
+) -> Axes:
+    """How relatedness formed: the probability of every lender over epochs.
+
+    The lenders that end as the strongest are coloured and named; the others are grey.
+
+    :param snapshots: of :meth:`pyro_vmtl.inspection.Snapshots.relatedness`.
+    :param task: the borrower; None, every pair of tasks (``task ← lender``).
+    :param most: lines to colour and name.
+    :raises InputError: if the snapshots have no such site or task.
+    """
+    rows = snapshots[snapshots["site"] == site]
+    if rows.empty:
+        raise InputError(
+            f"the snapshots have no relatedness of the site {site!r}; "
+            f"expected one of {list(snapshots['site'].unique())}."
+        )
+    if task is not None:
+        if task not in set(rows["task"]):
+            raise InputError(
+                f"the snapshots have no task {task!r}; expected one of "
+                f"{list(rows['task'].unique())}."
+            )
+        rows = rows[rows["task"] == task]
+    ax = axes_of(ax)
+    label = rows["other"] if task is not None else rows["task"] + " ← " + rows["other"]
+    lines = rows.assign(pair=label).pivot(index="epoch", columns="pair", values="probability")
+    strongest = lines.iloc[-1].sort_values(ascending=False, kind="stable").index[:most]
+    rest = lines.drop(columns=strongest)
+    if rest.shape[1]:
+        ax.plot(rest.index, rest.to_numpy(), color=GREY, lw=0.5, alpha=0.4)
+    marker = "o" if len(lines) == 1 else None
+    for number, pair in enumerate(strongest):
+        ax.plot(
+            lines.index,
+            lines[pair],
+            label=shortened(pair, 32),
+            marker=marker,
+            zorder=3,
+            **style_of(number),
+        )
+    if task is not None and BASE in rest.columns:
+        ax.plot(rest.index, rest[BASE], color="black", linestyle=":", label=BASE)
+    ax.set_ylabel("probability")
+    ax.set_ylim(bottom=0)
+    legend_beside(ax)
+    if task is not None:
+        ax.set_title(f"{task} borrows from", fontsize=10)
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return ax
+
+
+def plot_kls_over_time(
+    kls: pd.DataFrame, ax: Axes | None = None, site: str = "weights", most: int = _MOST_LINES
+) -> Axes:
+    """The KL of every task over epochs; those that end as the largest are named.
+
+    :param kls: of :meth:`pyro_vmtl.inspection.Snapshots.kls`.
+    :param most: lines to colour and name.
+    """
+    rows = kls[kls["site"] == site]
+    ax = axes_of(ax)
+    if rows.empty:
+        return note(ax, f"No task pays a KL of its own for {site}.")
+    lines = rows.pivot(index="epoch", columns="task", values="kl")
+    largest = lines.iloc[-1].sort_values(ascending=False, kind="stable").index[:most]
+    rest = lines.drop(columns=largest)
+    if rest.shape[1]:
+        ax.plot(rest.index, rest.to_numpy(), color=GREY, lw=0.7, alpha=0.5)
+    marker = "o" if len(lines) == 1 else None
+    for number, name in enumerate(largest):
+        ax.plot(
+            lines.index,
+            lines[name],
+            label=shortened(name),
+            marker=marker,
+            zorder=3,
+            **style_of(number),
+        )
+    ax.set_ylabel(f"KL of {site} (nats)")
+    legend_beside(ax)
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return ax

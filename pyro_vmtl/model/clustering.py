@@ -1,0 +1,141 @@
+"""Borrowing through hidden clusters: a task's prior is what its relatives' own data say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_vmtl.distributions import (
+    SPREADS,
+    Gaussians,
+    Partitions,
+    Relatives,
+    evidence_of,
+    pooled_prior,
+    sample_partitions,
+)
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.model.borrowing import Borrowing
+from pyro_vmtl.model.pools import Pool
+
+__all__ = ["Clustered", "ClusteredBorrowing"]
+
+_CHAINS, _SWEEPS, _KEPT = 16, 8, 5
+
+
+class ClusteredBorrowing(Borrowing):
+    """Draws of partitions of the tasks, kept up with the lenders during training.
+
+    There are no logits to learn: every ``refresh_every`` training steps some sweeps of Gibbs
+    sampling go on from where the chains stand, given what the lenders' data say by now. The
+    relatedness sites hold rows of zeros and ones, the relatives of each task in one partition.
+
+    :ivar labels: draws of the clusters, ``[S, T]``, chains of a sweep together.
+    :ivar spreads: s of each draw, ``[S]``.
+    """
+
+    pool: Clustered
+    labels: Tensor
+    spreads: Tensor
+    steps: Tensor
+    prior_loc: Tensor
+    prior_scale: Tensor
+    refresh_every = 25
+
+    def _add_slots(self) -> None:
+        super()._add_slots()
+        del self.logits
+        self.empirical_bayes = True  # the same draws in model and guide: the site is masked
+        start = torch.arange(self.num_tasks)
+        if self.pool.known is not None:
+            if len(self.pool.known) != self.num_tasks:
+                raise InputError(
+                    f"known gives the clusters of {len(self.pool.known)} tasks; expected "
+                    f"{self.num_tasks}"
+                )
+            start = torch.tensor(self.pool.known).unique(return_inverse=True)[1]
+        count = _CHAINS * _KEPT
+        self.register_buffer("labels", start.repeat(count, 1))
+        # s = 1: until the lenders have learned something, nobody borrows.
+        self.register_buffer("spreads", torch.full((count,), SPREADS[-1]).double())
+        self.register_buffer("steps", torch.tensor(0))
+        shape = (self.num_tasks, *self.event_shape)
+        self.register_buffer("prior_loc", torch.zeros(shape))
+        self.register_buffer("prior_scale", torch.ones(shape))
+
+    @property
+    def spread(self) -> Tensor:
+        """The mean of s over the draws."""
+        return self.spreads.mean()
+
+    @property
+    def partitions(self) -> Partitions:
+        """The draws of partitions."""
+        return Partitions(self.labels, self.spreads)
+
+    def relatedness_posterior(self) -> dist.TorchDistribution:
+        rows = self.partitions.together().gather(
+            -1, self.lender_of_slot.expand(len(self.labels), -1, -1)
+        )
+        return Relatives(rows.unsqueeze(-2))
+
+    def relatedness_prior(self) -> dist.TorchDistribution:
+        return self.relatedness_posterior()
+
+    @torch.no_grad()
+    def observe(self, lenders: Gaussians, share: float) -> None:
+        """Go on sampling partitions, once in a while, and pool the lenders anew."""
+        if lenders.loc.is_meta:
+            return  # there is nothing to see
+        if int(self.steps) % self.refresh_every == 0:
+            evidence = evidence_of(lenders, share)
+            generator = torch.Generator(device=lenders.loc.device)
+            generator.manual_seed(int(self.steps))  # so that a resumed run repeats
+            here = Partitions(self.labels[-_CHAINS:], self.spreads[-_CHAINS:])
+            known = self.pool.known is not None
+            draws, _ = sample_partitions(
+                evidence, here, _SWEEPS, _KEPT, self.pool.concentration, generator, known
+            )
+            self.labels.copy_(draws.labels)
+            self.spreads.copy_(draws.spread)
+            pooled = pooled_prior(evidence, draws)
+            self.prior_loc.copy_(pooled.loc.view_as(self.prior_loc))
+            self.prior_scale.copy_(pooled.scale.view_as(self.prior_scale))
+        self.steps += 1
+
+    def prior(self, draw: Tensor, lenders: Gaussians, share: float = 1.0) -> dist.Independent:
+        """What the lenders said at the last look, averaged over partitions: not over one draw."""
+        loc, scale = self.prior_loc.unsqueeze(1), self.prior_scale.unsqueeze(1)
+        return dist.Normal(loc, scale).to_event(self.event_dim)
+
+
+class Clustered(Pool):
+    r"""Hidden clusters: evidence adds up within a cluster, the borrower's own left out.
+
+    Tasks of one cluster correlate by :math:`1 - s^2`; a task that is alone keeps N(0, I). Clusters
+    and s have a posterior given the lenders' evidence (:mod:`pyro_vmtl.distributions.partition`),
+    and the prior of a task is the average over it: where the data do not say who belongs together,
+    little is borrowed. T tasks pay for T choices of a cluster, not for T (T - 1) weights.
+
+    It needs lenders that say what each task's own data said (``Anchored``). The relatedness of a
+    pair is the chance that the two share a cluster.
+
+    :param concentration: of the Dirichlet process over partitions; more makes lone tasks likelier.
+    :param known: the cluster of each task, where it is known; then only s is inferred.
+    """
+
+    borrowing_type = ClusteredBorrowing
+    sums_to_one = False
+
+    def __init__(self, concentration: float = 1.0, known: Sequence[int] | None = None) -> None:
+        if concentration <= 0:
+            raise InputError(f"the pool's concentration is {concentration}; expected above 0")
+        super().__init__()
+        self.concentration = concentration
+        self.known = None if known is None else [int(k) for k in known]
+
+    def __repr__(self) -> str:
+        return f"Clustered(concentration={self.concentration})"

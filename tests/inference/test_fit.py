@@ -1,0 +1,257 @@
+"""A fit repeats, resumes as if nothing had happened, and keeps its best epoch."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from pyro_vmtl.data import TaskSplits, clusters
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.inference import (
+    Decay,
+    FittedVMTL,
+    Ramp,
+    TrainingSettings,
+    build,
+    fit,
+    predict,
+)
+from pyro_vmtl.model import (
+    MLP,
+    Anchored,
+    BayesianLinear,
+    Identity,
+    Mixture,
+    Power,
+    Recursive,
+    Settings,
+    Standard,
+)
+
+SETTINGS = Settings(MLP(3, hidden=(8,), dropout=0.1), Mixture(base=True), lenders=Recursive)
+TRAINING = TrainingSettings(
+    epochs=4,
+    steps_per_epoch=3,
+    batch_size=5,
+    temperature=Decay(1.0, 0.3),
+    kl_weights=Ramp(0.0, 1.0),
+    validation_samples=5,
+    patience=None,
+)
+
+
+@pytest.fixture(scope="module")
+def splits() -> TaskSplits:
+    return clusters(3, 2, samples=8, dimensions=3, validation_samples=6, test_samples=10, seed=1)
+
+
+def _assert_same(one: FittedVMTL, other: FittedVMTL) -> None:
+    pd.testing.assert_frame_equal(
+        one.history.drop(columns="seconds"), other.history.drop(columns="seconds"), check_exact=True
+    )
+    state, other_state = one.vmtl.state_dict(), other.vmtl.state_dict()
+    assert state.keys() == other_state.keys()
+    for name, value in state.items():
+        assert value.equal(other_state[name]), name
+
+
+class _Crash(Callback):
+    """The power goes at the start of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise OSError("no power")
+
+
+class TestASeed:
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            SETTINGS,
+            Settings(BayesianLinear(3, per_task=True), Power(), Mixture(), Anchored),
+        ],
+    )
+    def test_repeats_the_fit_exactly(self, splits: TaskSplits, settings: Settings) -> None:
+        one, two = (
+            fit(splits.train, splits.validation, settings, TRAINING, seed=3) for _ in range(2)
+        )
+        _assert_same(one, two)
+        other = fit(splits.train, splits.validation, settings, TRAINING, seed=4)
+        assert not one.history["loss"].equals(other.history["loss"])
+
+    def test_repeats_whatever_happened_before(self, splits: TaskSplits) -> None:
+        one = fit(splits.train, None, SETTINGS, TRAINING, seed=3)
+        torch.manual_seed(99)
+        torch.randn(7)
+        _assert_same(one, fit(splits.train, None, SETTINGS, TRAINING, seed=3))
+
+    def test_repeats_with_all_checks_on(self, splits: TaskSplits) -> None:
+        one = fit(splits.train, None, SETTINGS, TRAINING, seed=3)
+        _assert_same(one, fit(splits.train, None, SETTINGS, TRAINING, seed=3, validate=True))
+
+
+class TestResuming:
+    @pytest.mark.parametrize("is_validated", [True, False])
+    @pytest.mark.parametrize("lenders", [Recursive, Anchored])
+    def test_goes_on_as_if_never_interrupted(
+        self,
+        splits: TaskSplits,
+        tmp_path: Path,
+        is_validated: bool,
+        lenders: type[Recursive] | type[Anchored],
+    ) -> None:
+        settings = replace(SETTINGS, lenders=lenders)
+        validation = splits.validation if is_validated else None
+
+        def run(**options: Any) -> FittedVMTL:
+            return fit(splits.train, validation, settings, TRAINING, seed=3, **options)
+
+        whole = run(checkpoints=tmp_path / "whole")
+        folder = tmp_path / "interrupted"
+        with pytest.raises(OSError, match="no power"):
+            run(checkpoints=folder, callbacks=[_Crash(2)])
+        checkpoint = folder / "last.ckpt"
+        assert checkpoint.is_file()
+        # Another process: nothing left of the noise, only the file.
+        torch.manual_seed(12345)
+        _assert_same(whole, run(checkpoints=folder, resume=checkpoint))
+
+    def test_from_a_checkpoint_of_another_shape_is_refused(
+        self, splits: TaskSplits, tmp_path: Path
+    ) -> None:
+        fit(splits.train, splits.validation, SETTINGS, TRAINING, checkpoints=tmp_path)
+        checkpoint = tmp_path / "last.ckpt"
+        others = [
+            replace(SETTINGS, encoder=MLP(4, hidden=(8,))),
+            replace(SETTINGS, encoder=Identity()),
+            replace(SETTINGS, pool=Standard()),
+            replace(SETTINGS, lenders=Anchored),
+        ]
+        for other in others:
+            with pytest.raises(InputError, match=r"last\.ckpt does not fit this model"):
+                fit(splits.train, splits.validation, other, TRAINING, resume=checkpoint)
+
+    def test_from_nothing_is_refused(self, splits: TaskSplits, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"none\.ckpt is not a file"):
+            fit(splits.train, None, SETTINGS, TRAINING, resume=tmp_path / "none.ckpt")
+
+    @pytest.mark.parametrize("contents", ["text", "nothing", "half", "another dictionary"])
+    def test_from_something_else_is_refused(
+        self, splits: TaskSplits, tmp_path: Path, contents: str
+    ) -> None:
+        path = tmp_path / "notes.ckpt"
+        torch.save({"x": torch.zeros(1000)}, path)
+        whole = path.read_bytes()
+        other = {"text": b"not a checkpoint", "nothing": b"", "half": whole[: len(whole) // 2]}
+        path.write_bytes(other.get(contents, whole))
+        with pytest.raises(InputError, match=r"notes\.ckpt cannot be read as a checkpoint"):
+            fit(splits.train, None, SETTINGS, TRAINING, resume=path)
+
+
+class TestTheHistory:
+    def test_has_a_row_an_epoch_with_the_schedules_and_the_parts(self, splits: TaskSplits) -> None:
+        seen: list[int] = []
+        on_epoch: Callable[[list[dict[str, float]]], None] = lambda rows: seen.append(len(rows))  # noqa: E731
+        fitted = fit(splits.train, splits.validation, SETTINGS, TRAINING, on_epoch=on_epoch)
+        history = fitted.history
+        assert seen == [1, 2, 3, 4]
+        assert history["epoch"].tolist() == [0, 1, 2, 3]
+        assert history["step"].tolist() == [3, 6, 9, 12]
+        assert history["temperature"].iloc[-1] == pytest.approx(0.3)
+        assert history["kl_weight_of_weights"].is_monotonic_increasing
+        parts = history["expected_log_likelihood"] - history[
+            ["kl_weights", "kl_representations", "kl_relatedness"]
+        ].sum(axis=1)
+        pd.testing.assert_series_equal(history["elbo"], parts, check_names=False)
+        assert history["validation_nll"].notna().all()
+
+
+class TestTheBestEpoch:
+    def test_is_kept(self, splits: TaskSplits) -> None:
+        assert splits.validation is not None
+        training = replace(TRAINING, learning_rate=Ramp(0.02, 2.0), epochs=6)
+        fitted = fit(splits.train, splits.validation, SETTINGS, training)
+        scores = fitted.history["validation_nll"]
+        assert scores.idxmin() < len(scores) - 1  # such a rate ends badly
+        again = predict(fitted.vmtl, splits.validation, training.validation_samples)
+        assert again.metrics()["mean"]["nll"] == pytest.approx(scores.min(), rel=1e-5)
+
+    def test_is_the_last_without_validation_data(self, splits: TaskSplits) -> None:
+        unlabelled = splits.train.subset(torch.tensor([], dtype=torch.int64))
+        one = fit(splits.train, None, SETTINGS, TRAINING)
+        _assert_same(one, fit(splits.train, unlabelled, SETTINGS, TRAINING))
+        assert not any(name.startswith("validation") for name in one.history)
+
+    def test_stops_when_patience_is_out(self, splits: TaskSplits) -> None:
+        training = replace(TRAINING, learning_rate=Ramp(0.02, 5.0), epochs=30, patience=2)
+        fitted = fit(splits.train, splits.validation, SETTINGS, training)
+        scores = fitted.history["validation_nll"]
+        assert len(scores) < 30
+        assert scores.idxmin() == len(scores) - 1 - 2
+
+
+class TestAFittedModel:
+    def test_has_learned_and_is_ready_to_predict(self) -> None:
+        splits = clusters(3, 1, samples=40, dimensions=8, test_samples=100, spread=0.1)
+        training = TrainingSettings(epochs=3, steps_per_epoch=50, validation_samples=10)
+        settings = Settings(Identity(), Power(), lenders=Anchored)
+        fitted = fit(splits.train, splits.validation, settings, training)
+        assert not fitted.vmtl.training
+        before = predict(build(splits.train, settings), splits.test).metrics()["mean"]
+        after = fitted.predict(splits.test).metrics()["mean"]
+        gain = pd.Series(before) - pd.Series(after)
+        assert gain["nll"] > 0.1
+        assert gain["accuracy"] < -0.1
+
+    def test_refuses_data_of_another_kind(self, splits: TaskSplits) -> None:
+        training = replace(TRAINING, epochs=1)
+        fitted = fit(splits.train, None, SETTINGS, training)
+        test = splits.test
+        others = {
+            "has the tasks": replace(test, names=("x", "y", "z")),
+            "has shape": replace(test, x=torch.randn(len(test), 4)),
+            "classes": replace(test, classes=("no", "yes")),
+        }
+        for says, other in others.items():
+            with pytest.raises(InputError, match=says):
+                fitted.predict(other)
+
+    def test_can_be_trained_further(self, splits: TaskSplits) -> None:
+        vmtl = build(splits.train, SETTINGS)
+        first = fit(splits.train, None, SETTINGS, TRAINING, vmtl=vmtl)
+        assert first.vmtl is vmtl
+        before = vmtl.classifier.gaussians().loc.detach().clone()
+        fit(splits.train, None, SETTINGS, TRAINING, vmtl=vmtl)
+        assert not vmtl.classifier.gaussians().loc.equal(before)
+
+
+class TestErrors:
+    def test_the_validation_set_is_of_the_same_tasks(self, splits: TaskSplits) -> None:
+        other = replace(splits.test, names=("x", "y", "z"))
+        with pytest.raises(InputError, match="validation set has names"):
+            fit(splits.train, other, SETTINGS, TRAINING)
+
+    def test_settings_or_choices(self, splits: TaskSplits) -> None:
+        with pytest.raises(InputError, match="'pool'"):
+            build(splits.train, SETTINGS, pool=Power())
+
+    @pytest.mark.parametrize("name", ["mps", "abacus"])
+    def test_an_accelerator_that_cannot_be_used(self, splits: TaskSplits, name: str) -> None:
+        with pytest.raises(InputError, match=name):
+            fit(splits.train, None, SETTINGS, TRAINING, accelerator=name)
+
+    def test_a_task_without_training_samples(self, splits: TaskSplits) -> None:
+        rows = (splits.train.task != 1).nonzero().squeeze(1)
+        with pytest.raises(InputError, match="'task 1'"):
+            fit(splits.train.subset(rows), None, SETTINGS, TRAINING)

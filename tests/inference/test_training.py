@@ -1,0 +1,187 @@
+"""The training module: every parameter learns, once, and schedules reach the model."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+
+from pyro_vmtl.data import Batch, TaskBatches, TaskSet
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.inference import Constant, Decay, Ramp, TrainingModule, TrainingSettings
+from pyro_vmtl.model import (
+    MLP,
+    SITES,
+    Anchored,
+    Architecture,
+    BayesianLinear,
+    Geometric,
+    Identity,
+    Lenders,
+    Linear,
+    Mixture,
+    Pool,
+    Power,
+    Recursive,
+    Settings,
+    Standard,
+    assemble,
+)
+
+TASKS, INPUTS = 3, 4
+POOLS: list[Pool] = [
+    Standard(),
+    Mixture(spread="task"),
+    Linear(base=True),
+    Geometric(base=True, spread="feature"),
+    Power(spread="scalar"),
+]
+LENDERS: list[type[Lenders]] = [Recursive, Anchored]
+ENCODERS: list[Architecture] = [
+    Identity(),
+    MLP(5, hidden=(8,)),
+    MLP(5, hidden=(8,), stochastic=False, per_task=True),
+    BayesianLinear(5),
+    BayesianLinear(5, prior="samples"),
+    BayesianLinear(5, per_task=True),
+]
+
+
+def _tasks(is_classification: bool) -> TaskSet:
+    count = 12
+    return TaskSet(
+        names=("a", "b", "c"),
+        x=torch.randn(count, INPUTS),
+        y=torch.arange(count) // 3 % 2 if is_classification else torch.randn(count),
+        task=torch.arange(count) % TASKS,
+        classes=("no", "yes") if is_classification else None,
+    )
+
+
+def _module(
+    settings: Settings, training: TrainingSettings | None = None, is_classification: bool = True
+) -> tuple[TrainingModule, Batch]:
+    tasks = _tasks(is_classification)
+    vmtl = assemble(settings, TASKS, tasks.num_outputs, (INPUTS,), is_classification)
+    training = TrainingSettings(epochs=2, steps_per_epoch=5) if training is None else training
+    batches = TaskBatches(tasks, steps_per_epoch=training.steps_per_epoch)
+    return TrainingModule(vmtl, batches, training), tasks.dense()
+
+
+class TestEveryParameter:
+    @pytest.mark.parametrize(
+        ("pool", "lenders", "encoder", "is_classification"),
+        list(product(POOLS, LENDERS, ENCODERS, [True, False])),
+        ids=str,
+    )
+    def test_learns_and_is_in_the_optimiser_once(
+        self, pool: Pool, lenders: type[Lenders], encoder: Architecture, is_classification: bool
+    ) -> None:
+        layered = isinstance(encoder, BayesianLinear) and encoder.per_task
+        settings = Settings(encoder, pool, Mixture() if layered else Standard(), lenders)
+        estimator: Any = "analytic" if is_classification else "sampled"
+        training = TrainingSettings(estimator=estimator)
+        module, batch = _module(settings, training, is_classification)
+        for step in range(2):  # the recursion has nothing to lend in the first step
+            module.zero_grad()
+            module.on_train_batch_start(batch, step)
+            loss = module.training_step(batch, step)
+            loss.backward()
+        for name, parameter in module.vmtl.named_parameters():
+            assert parameter.requires_grad, name
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().max() > 0, name
+        groups = module.configure_optimizers()["optimizer"].param_groups
+        optimised = [id(parameter) for group in groups for parameter in group["params"]]
+        assert len(optimised) == len(set(optimised))
+        assert set(optimised) == {id(p) for p in module.vmtl.parameters()}
+
+    def test_is_saved_with_the_module(self) -> None:
+        settings = Settings(BayesianLinear(5, per_task=True), Mixture(), Mixture(), Anchored)
+        module, _ = _module(settings)
+        saved = module.state_dict()
+        for name, value in module.vmtl.state_dict().items():
+            assert saved[f"elbo.vmtl.{name}"].equal(value)
+        assert len(saved) == len(module.vmtl.state_dict())
+
+
+class TestTheLoss:
+    def test_is_per_labelled_sample_and_adds_the_anchors(self) -> None:
+        module, batch = _module(Settings(MLP(5), Mixture(), lenders=Anchored))
+        main, anchor = module.vmtl.programs()
+        torch.manual_seed(1)
+        loss = module.training_step(batch, 0)
+        torch.manual_seed(1)
+        elbo: Any = module.elbo.elbo
+        expected = elbo.differentiable_loss(main.model, main.guide, batch)
+        expected = expected + elbo.differentiable_loss(anchor.model, anchor.guide, batch)
+        torch.testing.assert_close(loss, expected / int(batch.mask.sum()))
+
+    def test_goes_down(self) -> None:
+        module, batch = _module(Settings(Identity(), Standard()))
+        optimiser = torch.optim.Adam(module.parameters(), lr=0.05)
+        losses = []
+        for step in range(150):
+            optimiser.zero_grad()
+            loss = module.training_step(batch, step)
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
+
+
+class TestSchedules:
+    def test_set_the_temperature_and_the_kl_weights_of_all_programs(self) -> None:
+        training = TrainingSettings(
+            epochs=2,
+            steps_per_epoch=5,
+            temperature=Decay(1.0, 0.25),
+            kl_weights=Ramp(0.0, 1.0),
+            kl_representations=Constant(0.01),
+        )
+        layers = Settings(BayesianLinear(5, per_task=True), Mixture(), Mixture(), Anchored)
+        module, batch = _module(layers, training)
+        assert module.total_steps == 10
+        for step, temperature, weight in ((0, 1.0, 0.0), (5, 0.5, 0.5), (10, 0.25, 1.0)):
+            _at_step(module, step, batch)
+            for borrowing in module.vmtl.borrowing.values():
+                assert float(borrowing.temperature) == pytest.approx(temperature)  # type: ignore[arg-type]
+            for program in module.vmtl.programs():
+                assert program.tempering == pytest.approx(
+                    dict(zip(SITES, (weight, 0.01), strict=True))
+                )
+
+    def test_set_the_learning_rate(self) -> None:
+        training = TrainingSettings(epochs=2, steps_per_epoch=5, learning_rate=Ramp(0.1, 0.01))
+        module, _ = _module(Settings(Identity()), training)
+        configured = module.configure_optimizers()
+        optimiser, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+        rates = []
+        for _ in range(11):
+            rates.append(optimiser.param_groups[0]["lr"])
+            optimiser.step()
+            scheduler.step()
+        assert rates == pytest.approx([0.1 - 0.009 * i for i in range(11)])
+        assert configured["lr_scheduler"]["interval"] == "step"
+
+
+def _at_step(module: TrainingModule, step: int, batch: Batch) -> None:
+    """What the trainer does before a step, as if ``step`` steps had been made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingModule, "global_step", step)
+        module.on_train_batch_start(batch, 0)
+
+
+@pytest.mark.parametrize(
+    ("choices", "says"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"num_particles": 0}, "num_particles is 0"),
+        ({"validation_samples": -1}, "validation_samples is -1"),
+        ({"estimator": "exact"}, "'exact'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(choices: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        TrainingSettings(**choices)

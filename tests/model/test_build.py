@@ -1,0 +1,98 @@
+"""A model's settings as plain data and back."""
+
+import json
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.model import (
+    MLP,
+    Anchored,
+    BayesianLinear,
+    CategoricalLikelihood,
+    DeterministicEncoder,
+    GaussianLikelihood,
+    Geometric,
+    Identity,
+    Linear,
+    Mixture,
+    Power,
+    Recursive,
+    Settings,
+    Standard,
+    assemble,
+    from_plain,
+    to_plain,
+)
+
+ENCODERS = [
+    Identity(),
+    MLP(5, hidden=(8, 9), dropout=0.1, stochastic=False, per_task=True),
+    BayesianLinear(5, per_task=True, prior="samples", initial_scale=0.1),
+]
+POOLS = [
+    Standard(),
+    Mixture(base=True, spread="task", kl_bound="convexity"),
+    Linear(spread="feature"),
+    Geometric(base=True),
+    Power(spread="scalar"),
+]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "pool", "lenders"), list(product(ENCODERS, POOLS, [Recursive, Anchored]))
+)
+def test_settings_survive_json(
+    encoder: Identity | MLP | BayesianLinear,
+    pool: Standard,
+    lenders: type[Recursive] | type[Anchored],
+) -> None:
+    settings = Settings(
+        encoder,
+        pool,
+        Standard(),
+        lenders,
+        bias=False,
+        empirical_bayes=True,
+        initial_scale=0.2,
+    )
+    plain = json.loads(json.dumps(to_plain(settings)))
+    again = from_plain(plain)
+    assert again.encoder == encoder
+    assert again.lenders is lenders
+    assert repr(again.pool) == repr(pool)
+    assert vars(again.pool) == vars(pool)
+    assert (again.bias, again.empirical_bayes, again.initial_scale) == (False, True, 0.2)
+    assert to_plain(again) == to_plain(settings)
+    one, two = (assemble(s, 3, 2, (4,), True) for s in (settings, again))
+    two.load_state_dict(one.state_dict())
+
+
+def test_what_is_the_users_own_has_to_be_passed_again() -> None:
+    encoder = DeterministicEncoder(nn.Linear(4, 3), 3)
+    plain = json.loads(json.dumps(to_plain(Settings(encoder))))
+    with pytest.raises(InputError, match=r"load\(path, encoder=...\)"):
+        from_plain(plain)
+    assert from_plain(plain, encoder=encoder).encoder is encoder
+
+
+def test_an_unknown_choice_is_refused_by_name() -> None:
+    plain = to_plain(Settings())
+    plain["pool"] = {"Puddle": {}}
+    with pytest.raises(InputError, match="'Puddle'"):
+        from_plain(plain)
+
+
+def test_a_network_is_no_encoder() -> None:
+    with pytest.raises(InputError, match="Linear"):
+        assemble(Settings(nn.Linear(4, 3)), 3, 2, (4,), True)  # type: ignore[arg-type]
+
+
+def test_the_likelihood_follows_the_data() -> None:
+    assert isinstance(assemble(Settings(), 3, 2, (4,), True).likelihood, CategoricalLikelihood)
+    regression = assemble(Settings(initial_noise=0.25), 3, 2, (4,), False).likelihood
+    assert isinstance(regression, GaussianLikelihood)
+    torch.testing.assert_close(regression.noise, torch.full((3, 1, 2), 0.25), rtol=1e-3, atol=0)
