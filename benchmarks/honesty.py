@@ -28,7 +28,12 @@ from pyro_vmtl.inspection import relatedness_auc
 # that validation data play no part.
 STRUCTURE = {"encoder": pv.Identity(), "bias": False}
 TRAINING = pv.TrainingSettings(
-    epochs=30, steps_per_epoch=50, learning_rate=pv.Decay(0.03, 0.003), patience=None
+    epochs=30,
+    steps_per_epoch=50,
+    learning_rate=pv.Decay(0.03, 0.003),
+    kl_weights=pv.Constant(1.0),
+    kl_representations=pv.Constant(1.0),
+    patience=None,
 )
 FIRST_SEED = 100
 

@@ -9,6 +9,7 @@ from pyro_vmtl.data import (
     TaskSplits,
     clusters,
     digit_domains,
+    read_table,
     rotated_digits,
     split_tasks,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "fit",
     "load",
     "predict",
+    "read_table",
     "relatedness",
     "rotated_digits",
     "save",

@@ -16,7 +16,7 @@ from pyro_vmtl.data.images import ImageData, ImageTransform, read_images
 from pyro_vmtl.data.mnist import rotated_mnist
 from pyro_vmtl.data.networks import FrozenNetwork, frozen_network
 from pyro_vmtl.data.splits import TaskSplits, split_tasks
-from pyro_vmtl.data.tables import read_table
+from pyro_vmtl.data.tables import read_table, split_table
 from pyro_vmtl.data.task_set import TaskSet
 
 __all__ = [
@@ -46,5 +46,6 @@ __all__ = [
     "read_table",
     "rotated_digits",
     "rotated_mnist",
+    "split_table",
     "split_tasks",
 ]

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
+from pyro_vmtl.data.splits import TaskSplits, split_tasks
 from pyro_vmtl.data.task_set import TaskSet
 from pyro_vmtl.errors import InputError
 
-__all__ = ["read_table"]
+__all__ = ["read_table", "split_table"]
 
 _PARQUET = (".parquet", ".pq")
 _MAGIC = b"PAR1"  # how a Parquet file begins and ends
@@ -176,3 +178,35 @@ def _plain(y: pd.Series | pd.DataFrame) -> Any:
 
 def _row(position: int) -> str:
     return f"row {position + 1} below the header"
+
+
+def split_table(
+    path: str | Path,
+    task: str,
+    target: str | Sequence[str],
+    features: Sequence[str] | None = None,
+    classes: Sequence[object] | None = None,
+    regression: bool | None = None,
+    separator: str | None = None,
+    validation: float | int = 0.2,
+    test: float | int = 0.2,
+    seed: int = 0,
+) -> TaskSplits:
+    """A table's samples as training, validation and test tasks, the features standardised.
+
+    Mean and standard deviation are those of the training samples of all tasks together; a feature
+    that is constant there is only centred.
+
+    :param validation: share or number of each task's labelled samples for validation.
+    :param test: the same for testing.
+    :param seed: of the split.
+    :raises InputError: as :func:`read_table` and :func:`pyro_vmtl.data.split_tasks`.
+
+    The other parameters are those of :func:`read_table`.
+    """
+    tasks = read_table(path, task, target, features, classes, regression, separator)
+    splits = split_tasks(tasks, validation, test, seed)
+    mean = splits.train.x.mean(0)
+    deviation = splits.train.x.std(0, correction=0)
+    deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    return TaskSplits(*(replace(part, x=(part.x - mean) / deviation) for part in splits))

@@ -10,15 +10,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pyro_vmtl.distributions import PosteriorMixture, RelatednessGates
+from pyro_vmtl.distributions import PosteriorMixture, RelatednessGates, RelatednessWeights
 from pyro_vmtl.inference.fit import FittedVMTL
-from pyro_vmtl.model import VMTL, Borrowing
+from pyro_vmtl.model import VMTL, Borrowing, Clustered
 
 __all__ = [
     "BASE",
     "borrowing_of",
     "by_name",
     "fixed_noise",
+    "is_relaxation",
     "other_names",
     "relatedness_before_data",
     "relatedness_draws",
@@ -55,7 +56,7 @@ def other_names(fitted: FittedVMTL, site: str) -> tuple[str, ...]:
 
 def by_name(borrowing: Borrowing, slots: Tensor) -> Tensor:
     """Relatedness ``[..., T, 1, L]`` to ``[..., T, C]``: the tasks, base last; NaN for itself."""
-    return _base_last(borrowing, borrowing.by_component(slots, empty=torch.nan))
+    return _base_last(borrowing, borrowing.by_component(slots.double(), empty=torch.nan))
 
 
 def _base_last(borrowing: Borrowing, components: Tensor) -> Tensor:
@@ -78,19 +79,31 @@ def relatedness_probabilities(vmtl: VMTL, site: str) -> _Array:
     return _array(by_name(borrowing, borrowing.probabilities().unsqueeze(-2)))
 
 
-def sums_to_one(probabilities: _Array) -> bool:
-    """Whether relatedness ``[T, C]`` is weights; gates and shared clusters are chances apiece."""
-    return bool(np.allclose(np.nansum(probabilities, -1), 1, atol=1e-3))
+def sums_to_one(vmtl: VMTL, site: str) -> bool:
+    """Whether a site's relatedness is weights; gates and shared clusters are chances apiece."""
+    return borrowing_of(vmtl, site).pool.sums_to_one
 
 
-@torch.no_grad()
-def relatedness_before_data(vmtl: VMTL, site: str) -> float:
-    """The probability of every lender as long as nothing is known of any."""
+def is_relaxation(vmtl: VMTL, site: str) -> bool:
+    """Whether draws of a site's relatedness differ by the noise of a relaxation alone.
+
+    Where model and guide share their logits, these are point estimates.
+    """
     borrowing = borrowing_of(vmtl, site)
-    slots = torch.full_like(borrowing.probabilities(), 0.5)
-    if not isinstance(borrowing.relatedness_posterior(), RelatednessGates):
-        slots.fill_(1 / slots.shape[-1])
-    return float(by_name(borrowing, slots.unsqueeze(-2))[0, 1])
+    law = borrowing.relatedness_posterior()
+    return borrowing.empirical_bayes and isinstance(law, (RelatednessGates, RelatednessWeights))
+
+
+def relatedness_before_data(vmtl: VMTL, site: str) -> float:
+    """The probability of every lender as long as nothing is known of any.
+
+    1 / L; 1/2 for gates; for hidden clusters with a Dirichlet process of concentration c over the
+    partitions, 1 / (1 + c).
+    """
+    borrowing = borrowing_of(vmtl, site)
+    if isinstance(borrowing.pool, Clustered):
+        return 1 / (1 + borrowing.pool.concentration)
+    return 1 / borrowing.lender_of_slot.shape[-1] if borrowing.pool.sums_to_one else 0.5
 
 
 @torch.no_grad()
@@ -124,8 +137,6 @@ def responsibility_draws(
         where the site's prior is not a mixture of the tasks' posteriors.
     """
     borrowing = borrowing_of(vmtl, site)
-    if not hasattr(borrowing, "lender_of_slot"):  # it mixes something else, such as clusters
-        return None
     draws = _draw(borrowing, num_samples, seed)
     if site == "weights":
         posterior = vmtl.classifier.gaussians()

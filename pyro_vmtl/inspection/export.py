@@ -17,7 +17,13 @@ from pyro_vmtl.data import TaskSet
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.fit import FittedVMTL
 from pyro_vmtl.inspection.arviz_adapter import to_arviz
-from pyro_vmtl.inspection.draws import BASE, relatedness_draws, responsibility_draws
+from pyro_vmtl.inspection.draws import (
+    BASE,
+    borrowing_of,
+    is_relaxation,
+    relatedness_draws,
+    responsibility_draws,
+)
 from pyro_vmtl.inspection.latent_draws import Draws, posterior_draws, prior_draws
 from pyro_vmtl.inspection.training import kept_epoch
 from pyro_vmtl.model import SITES, Recursive, to_plain
@@ -177,12 +183,11 @@ def _text(names: Sequence[str]) -> _Array:
 def _coords(fitted: FittedVMTL, tasks: TaskSet) -> dict[str, Any]:
     columns = fitted.vmtl.classifier.event_shape[-1]
     latents = [f"z{number}" for number in range(fitted.vmtl.encoder.latent_dim)]
-    rows = fitted.classes if fitted.classes is not None else fitted.outputs or ()
     names = _text(fitted.names)
     return {
         "task": names,
         "other_task": _text([*fitted.names, BASE]),
-        _row_dim(fitted): _text(rows),
+        **{dim: _text(rows) for dim, rows in _rows(fitted).items()},
         "latent": _text((latents + ["bias"])[:columns]),
         "representation": _text(latents),
         "sample": np.arange(len(tasks)),
@@ -190,8 +195,17 @@ def _coords(fitted: FittedVMTL, tasks: TaskSet) -> dict[str, Any]:
     }
 
 
+def _rows(fitted: FittedVMTL) -> dict[str, tuple[str, ...]]:
+    """The dimensions that name classes or outputs; of two classes, one has a row of weights."""
+    if fitted.classes is None:
+        return {"output": fitted.outputs or ()}
+    return {"class": fitted.classes, "log_odds_of": fitted.classes[1:]}
+
+
 def _row_dim(fitted: FittedVMTL) -> str:
-    return "output" if fitted.classes is None else "class"
+    if fitted.classes is None:
+        return "output"
+    return "class" if fitted.vmtl.likelihood.num_outputs > 1 else "log_odds_of"
 
 
 def _dataset(
@@ -329,6 +343,10 @@ def leave_one_out(fitted: FittedVMTL) -> dict[str, Any]:
         reasons.append(
             "with recursive lenders a sample's evidence comes back to its task through the others"
         )
+    if vmtl.learned_prior is not None:
+        reasons.append("the prior of the weights was fitted to every sample and stays as it is")
+    if any(borrowing_of(vmtl, site).empirical_bayes for site in vmtl.borrowing):
+        reasons.append("the relatedness was fitted to every sample and stays as it is")
     if vmtl.encoder.layer() is not None:
         reasons.append("the likelihoods average over the encoder layer, which saw every sample")
     elif any(True for _ in vmtl.encoder.parameters()):
@@ -354,6 +372,8 @@ def _prior_note(fitted: FittedVMTL) -> dict[str, str]:
     else:
         representations = "the fitted encoder's output, which has no prior"
     weights = "N(0, I)"
+    if vmtl.learned_prior is not None:
+        weights = f"{vmtl.pool}, fitted to the tasks' data"
     if "weights" in vmtl.borrowing:
         weights = (
             f"pool {vmtl.pool} over {type(vmtl.lenders).__name__} lenders: posteriors that were "
@@ -386,8 +406,8 @@ def _attributes(
     if row is not None:
         attrs["elbo"] = float(fitted.history["elbo"].iloc[row])
         attrs["epoch"] = int(fitted.history["epoch"].iloc[row])
-    shared = any(borrowing.empirical_bayes for borrowing in fitted.vmtl.borrowing.values())
-    attrs["relatedness_spread"] = "relaxation" if shared else "posterior"
+    noise = any(is_relaxation(fitted.vmtl, site) for site in fitted.vmtl.borrowing)
+    attrs["relatedness_spread"] = "relaxation" if noise else "posterior"
     return attrs
 
 

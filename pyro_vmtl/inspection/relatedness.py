@@ -15,6 +15,7 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.fit import FittedVMTL
 from pyro_vmtl.inspection.draws import (
     BASE,
+    is_relaxation,
     other_names,
     relatedness_before_data,
     relatedness_draws,
@@ -93,11 +94,9 @@ def relatedness(
     else:
         text = {name: pd.Series(dtype=str) for name in COLUMNS[:3]}
         table = pd.DataFrame(text | {name: pd.Series(dtype=float) for name in COLUMNS[3:]})
-    shared = any(borrowing.empirical_bayes for borrowing in vmtl.borrowing.values())
-    table.attrs["spread"] = "relaxation" if shared else "posterior"
-    table.attrs["gates"] = [
-        site for site in vmtl.borrowing if not sums_to_one(relatedness_probabilities(vmtl, site))
-    ]
+    noise = any(is_relaxation(vmtl, site) for site in vmtl.borrowing)
+    table.attrs["spread"] = "relaxation" if noise else "posterior"
+    table.attrs["gates"] = [site for site in vmtl.borrowing if not sums_to_one(vmtl, site)]
     table.attrs["before_data"] = {
         site: relatedness_before_data(vmtl, site) for site in vmtl.borrowing
     }
@@ -195,7 +194,7 @@ def is_gated(table: pd.DataFrame, site: str = "weights") -> bool:
 def chance_level(table: pd.DataFrame, site: str = "weights") -> float:
     """The ``probability`` of every lender before any data: 1 / L, or 1/2 for gates.
 
-    (1 / K for a choice among K clusters.)
+    (For hidden clusters 1 / (1 + c), c being the concentration.)
     """
     if site in table.attrs.get("before_data", {}):
         return float(table.attrs["before_data"][site])

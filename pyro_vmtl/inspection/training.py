@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 import numpy as np
 import pandas as pd
+import pyro.distributions as dist
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch.distributions import kl_divergence
@@ -35,7 +36,7 @@ def kept_epoch(history: pd.DataFrame) -> int | None:
 
 
 @torch.no_grad()
-def task_kls(vmtl: VMTL, num_samples: int = 50, seed: int = 0) -> dict[str, list[float]]:
+def task_kls(vmtl: VMTL, num_samples: int = 20, seed: int = 0) -> dict[str, list[float]]:
     """KL(q || p) of every task at each site that is paid once, averaged over the relatedness.
 
     ``weights``, and ``representations`` where each task has an encoder layer; of a mixture the
@@ -43,24 +44,25 @@ def task_kls(vmtl: VMTL, num_samples: int = 50, seed: int = 0) -> dict[str, list
 
     :return: by site, a value in nats for each of the T tasks.
     """
-    draws: dict[str, torch.Tensor] = {}
-    with fixed_noise(seed, next(vmtl.parameters()).device):
-        for site in vmtl.borrowing:
-            law = borrowing_of(vmtl, site).relatedness_posterior()
-            draws[site] = law.sample(torch.Size([num_samples]))
-    weights = kl_divergence(vmtl.classifier(), vmtl.weights_prior(draws.get("weights")))
-    values = {"weights": weights}
     layer = vmtl.encoder.layer()
-    if layer is not None and len(layer.loc) == vmtl.num_tasks:
-        posterior = torch.distributions.Independent(
-            torch.distributions.Normal(layer.loc.unsqueeze(1), layer.scale.unsqueeze(1)), 2
-        )
-        prior = vmtl.layer_prior(layer, draws.get("representations"))
-        values["representations"] = kl_divergence(posterior, prior)
-    return {
-        site: kl.double().reshape(-1, vmtl.num_tasks).mean(0).tolist()
-        for site, kl in values.items()
-    }
+    own_layers = layer is not None and len(layer.loc) == vmtl.num_tasks
+    totals = {site: torch.zeros(vmtl.num_tasks) for site in SITES[: 1 + own_layers]}
+    with fixed_noise(seed, next(vmtl.parameters()).device):
+        # A draw at a time: the components of a prior may differ from draw to draw.
+        for _ in range(num_samples if vmtl.borrowing else 1):
+            draw = {
+                site: borrowing_of(vmtl, site).relatedness_posterior().sample()
+                for site in vmtl.borrowing
+            }
+            kl = kl_divergence(vmtl.classifier(), vmtl.weights_prior(draw.get("weights")))
+            totals["weights"] += kl.reshape(-1).cpu()
+            if own_layers and layer is not None:
+                loc, scale = layer.loc.unsqueeze(1), layer.scale.unsqueeze(1)
+                prior = vmtl.layer_prior(layer, draw.get("representations"))
+                kl = kl_divergence(dist.Normal(loc, scale).to_event(2), prior)
+                totals["representations"] += kl.reshape(-1).cpu()
+    count = num_samples if vmtl.borrowing else 1
+    return {site: (total / count).tolist() for site, total in totals.items()}
 
 
 def kl_per_task(fitted: FittedVMTL, num_samples: int = 50, seed: int = 0) -> pd.DataFrame:

@@ -47,9 +47,9 @@ class Settings:
     """
 
     encoder: Architecture | Encoder = dataclasses.field(default_factory=MLP)
-    pool: Pool = dataclasses.field(default_factory=Mixture)
+    pool: Pool = dataclasses.field(default_factory=Clustered)
     representation_pool: Pool = dataclasses.field(default_factory=Standard)
-    lenders: type[Lenders] = Recursive
+    lenders: type[Lenders] = Anchored
     bias: bool = True
     empirical_bayes: bool = False
     initial_scale: float = 0.05

@@ -24,7 +24,11 @@ class Lenders(nn.Module):
 
     Both methods return detached Gaussians, or None while there is nothing to lend: the prior is
     then N(0, I).
+
+    :cvar own_evidence: whether each posterior lent comes from its task's own data alone.
     """
+
+    own_evidence = False
 
     def bind(self, vmtl: VMTL) -> None:
         """Called once, at the end of the model's construction."""
@@ -88,6 +92,7 @@ class Anchored(Lenders):
     """
 
     anchor: VMTL
+    own_evidence = True
 
     def bind(self, vmtl: VMTL) -> None:
         encoder: Encoder

@@ -36,10 +36,12 @@ class Pool:
 
     :cvar borrows: whether it needs lenders at all.
     :cvar sums_to_one: whether a task's relatedness is a set of weights, or a gate for each lender.
+    :cvar needs_own_evidence: whether lenders must say what each task's own data said, no more.
     """
 
     borrows = True
     sums_to_one = True
+    needs_own_evidence = False
     borrowing_type: type[Borrowing] = Borrowing
     relaxation: type[RelatednessWeights] | type[RelatednessGates] = RelatednessWeights
 

@@ -117,6 +117,12 @@ class VMTL(PyroModule):
                     empirical_bayes,
                     temperature,
                 )
+        for pool in (self.pool, self.representation_pool):
+            if pool.needs_own_evidence and not self.lenders.own_evidence:
+                raise InputError(
+                    f"the pool {pool} adds up what each task's own data said, and the lenders are "
+                    f"{type(self.lenders).__name__}; expected lenders such as Anchored"
+                )
         if self.borrowing:
             self.lenders.bind(self)
 

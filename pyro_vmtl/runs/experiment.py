@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pyro_vmtl
-from pyro_vmtl.data import TaskSplits
+from pyro_vmtl.data import ImageSplits, TaskSplits
 from pyro_vmtl.inference import FittedVMTL, Predictions, fit, save
 from pyro_vmtl.inspection import (
     plot_relatedness,
@@ -46,6 +46,8 @@ def run_experiment(config: DictConfig, folder: RunFolder, console: Console) -> F
     plan = read_plan(config)
     folder.write_text("config.yaml", repeatable(config, folder.path))
     console.print(_introduction(plan))
+    if isinstance(plan.splits, ImageSplits):
+        plan.splits.write_lists(folder.path / "splits")
     fitted = _fit(plan, config, folder)
     seconds = {"training": time.perf_counter() - started}
 

@@ -195,6 +195,10 @@ class TestRelatedness:
         d = torch.logspace(-6, 1, 200, dtype=torch.float64).unsqueeze(-1)
         kl = kl_divergence(RelatednessGates(at, d), RelatednessGates(at, torch.zeros_like(d)))
         assert (kl.diff() > 0).all()
+        # Near zero it is a sixth of the squared difference, on either side of the seam.
+        small = d.squeeze(-1) < 0.02
+        ratio = (kl / d.squeeze(-1).square())[small]
+        torch.testing.assert_close(ratio, torch.full_like(ratio, 1 / 6), rtol=1e-5, atol=0)
 
     def test_gradients(self) -> None:
         one, two = _logits(2, 4, 1).requires_grad_(), _logits(2, 4, 2).requires_grad_()

@@ -31,9 +31,9 @@ from pyro_vmtl.model import (
 TASKS, SAMPLES, INPUTS = 3, 5, 4
 
 MODELS = [
-    Settings(Identity(), Standard()),
+    Settings(Identity(), Standard(), lenders=Recursive),
     Settings(MLP(3, hidden=(8,), dropout=0.3), Mixture(), lenders=Recursive),
-    Settings(MLP(3, hidden=(), stochastic=False), Power(), empirical_bayes=True),
+    Settings(MLP(3, hidden=(), stochastic=False), Power(), lenders=Recursive, empirical_bayes=True),
     Settings(
         BayesianLinear(3, per_task=True),
         Geometric(base=True),

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from pyro_vmtl.data import TaskSplits, clusters
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import (
+    Constant,
     Decay,
     FittedVMTL,
     Ramp,
@@ -39,6 +40,8 @@ TRAINING = TrainingSettings(
     epochs=4,
     steps_per_epoch=3,
     batch_size=5,
+    learning_rate=Constant(0.01),
+    kl_representations=Constant(0.1),
     temperature=Decay(1.0, 0.3),
     kl_weights=Ramp(0.0, 1.0),
     validation_samples=5,
@@ -204,7 +207,13 @@ class TestTheBestEpoch:
 class TestAFittedModel:
     def test_has_learned_and_is_ready_to_predict(self) -> None:
         splits = clusters(3, 1, samples=40, dimensions=8, test_samples=100, spread=0.1)
-        training = TrainingSettings(epochs=3, steps_per_epoch=50, validation_samples=10)
+        training = TrainingSettings(
+            epochs=3,
+            steps_per_epoch=50,
+            learning_rate=Constant(0.02),
+            kl_weights=Constant(1.0),
+            validation_samples=10,
+        )
         settings = Settings(Identity(), Power(), lenders=Anchored)
         fitted = fit(splits.train, splits.validation, settings, training)
         assert not fitted.vmtl.training

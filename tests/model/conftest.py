@@ -14,7 +14,9 @@ from pyro_vmtl.model import (
     Anchored,
     Architecture,
     BayesianLinear,
+    Clustered,
     Geometric,
+    Hierarchical,
     Identity,
     Lenders,
     Linear,
@@ -37,6 +39,8 @@ POOLS: dict[str, Pool] = {
     "linear, base": Linear(base=True),
     "geometric, base, spread": Geometric(base=True, spread="feature"),
     "power, spread": Power(spread="scalar"),
+    "clustered": Clustered(),
+    "hierarchical": Hierarchical(num_components=2),
 }
 LENDERS: dict[str, type[Lenders]] = {"recursive": Recursive, "anchored": Anchored}
 ENCODERS: dict[str, Architecture] = {
@@ -70,7 +74,11 @@ def _cases() -> Iterator[tuple[str, str, str, str]]:
     for (p, pool), (i, lenders), (e, encoder) in product(
         enumerate(POOLS), enumerate(LENDERS), enumerate(ENCODERS)
     ):
-        if POOLS[pool].borrows or lenders == "recursive":
+        # Without borrowing the lenders make no difference, and some pools need anchored ones.
+        needs = {"recursive"} if not POOLS[pool].borrows else set(LENDERS)
+        if POOLS[pool].needs_own_evidence:
+            needs = {"anchored"}
+        if lenders in needs:
             yield pool, lenders, encoder, ("classification", "regression")[(p + i + e) % 2]
     yield "standard", "recursive", "identity", "regression"
     yield "standard", "recursive", "gaussian", "classification"

@@ -53,7 +53,8 @@ def _evaluate(vmtl: VMTL, batch: Batch) -> None:
         terms: list[Any] = [guide.log_prob_sum(), model.log_prob_sum()]
         for name in prune_subsample_sites(guide).stochastic_nodes:
             laws: list[Any] = [trace.nodes[name]["fn"] for trace in (guide, model)]
-            terms.append(kl_divergence(*laws).sum())
+            if guide.nodes[name]["mask"] is not False:  # such a site contributes nothing
+                terms.append(kl_divergence(*laws).sum())
         for term in terms:
             assert term.is_meta
             total = total + term

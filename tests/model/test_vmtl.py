@@ -42,8 +42,8 @@ OWN_SITES = {"relatedness_weights", "relatedness_representations", *SITES, "targ
 
 
 def _make(num_tasks: int, started: bool = True, **choices: Any) -> VMTL:
-    choices.setdefault("encoder", MLP(3, hidden=(), stochastic=True))
-    vmtl = assemble(Settings(**choices), num_tasks, 3, (4,), is_classification=True)
+    paper = {"encoder": MLP(3, hidden=()), "pool": Mixture(), "lenders": Recursive}
+    vmtl = assemble(Settings(**(paper | choices)), num_tasks, 3, (4,), is_classification=True)
     if started and isinstance(vmtl.lenders, Recursive):
         vmtl.lenders.advance()
     return vmtl
@@ -119,10 +119,12 @@ class TestEveryModel:
             assert model[name]["value"].shape == shape
             if name != "targets":
                 assert guide[name]["value"].shape == shape
-        # The mask and the scale touch the samples only.
+        # The mask and the scale touch the samples only; relatedness that is the same law in model
+        # and guide is masked as a whole.
+        shared = {f"relatedness_{s}" for s, b in vmtl.borrowing.items() if b.empirical_bayes}
         for name in set(shapes) - {"representations", "targets"}:
             for trace in (guide, model):
-                assert trace[name]["mask"] is None
+                assert trace[name]["mask"] is (False if name in shared else None)
                 assert trace[name]["scale"] == 1.0
 
     @pytest.mark.parametrize("is_parallel", [False, True])

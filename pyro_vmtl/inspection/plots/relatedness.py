@@ -38,8 +38,8 @@ __all__ = [
 _MOST_ANNOTATED = 12
 
 _MEANING = {
-    "mean": "mean weight",
-    "sd": "standard deviation of the weight",
+    "mean": "mean relatedness",
+    "sd": "standard deviation of the relatedness",
     "hdi_low": "lower end of the interval",
     "hdi_high": "upper end of the interval",
     "probability": "probability that the lender is picked",
@@ -106,11 +106,9 @@ def _colour_range(table: pd.DataFrame, site: str, value: Value) -> tuple[float, 
 
 
 def _meaning(value: Value, gated: bool) -> str:
-    if not gated:
-        return _MEANING[value]
-    if value == "probability":
-        return "probability that the gate is open"
-    return _MEANING[value].replace("weight", "gate")
+    if gated and value == "probability":
+        return "chance to borrow from the lender"
+    return _MEANING[value]
 
 
 def _annotate(ax: Axes, values: npt.NDArray[np.float64], middle: float) -> None:
@@ -178,9 +176,8 @@ def plot_intervals(
     ax.plot(rows["mean"], places, "o", color=COLOURS[0], ms=4, label="mean and interval")
     ax.plot(rows["probability"], places, "|", color=COLOURS[1], ms=9, mew=2, label="probability")
     ax.axvline(chance_level(table, site), color=GREY, linestyle=":", label="before any data")
-    what = "gate" if is_gated(table, site) else "weight"
     noise = " (spread: relaxation noise)" if table.attrs.get("spread") == "relaxation" else ""
-    ax.set_xlabel(what + noise)
+    ax.set_xlabel("relatedness" + noise)
     ax.set_xlim(-0.02, 1.02)
     legend_above(ax)
     _finish_rows(ax, list(rows["pair"]))

@@ -12,7 +12,7 @@ from scipy.cluster.hierarchy import dendrogram
 
 from pyro_vmtl.inspection.plots.labels import name_ticks, note, shortened
 from pyro_vmtl.inspection.plots.palette import COLOURS, GREY, SEQUENTIAL, axes_of
-from pyro_vmtl.inspection.relatedness import Truth, is_gated, relatedness_matrix, true_clusters
+from pyro_vmtl.inspection.relatedness import Truth, relatedness_matrix, true_clusters
 from pyro_vmtl.inspection.structure import relatedness_graph, task_linkage, task_order
 
 __all__ = ["plot_dendrogram", "plot_relatedness_graph"]
@@ -185,8 +185,7 @@ def plot_dendrogram(
         for label in ax.get_yticklabels():
             label.set_color(colours[shown[label.get_text()]])
     ax.set_xlim(1.05, 0)
-    what = "gate" if is_gated(table, site) else "probability"
-    ax.set_xlabel(f"1 − mean {what} of the two directions / the largest")
+    ax.set_xlabel("1 − mean probability of the two directions / the largest")
     for side in ("left", "top", "right"):
         ax.spines[side].set_visible(False)
     ax.tick_params(axis="y", length=0)

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inspection.draws import BASE
 from pyro_vmtl.inspection.plots.labels import legend_beside, name_ticks, note, shortened
-from pyro_vmtl.inspection.plots.palette import COLOURS, GREY, axes_of, style_of
+from pyro_vmtl.inspection.plots.palette import COLOURS, GREY, LINE_STYLES, axes_of, style_of
 from pyro_vmtl.inspection.training import kept_epoch
 
 __all__ = [
@@ -152,7 +152,15 @@ def _curves(history: pd.DataFrame, ax: Axes | None, curves: dict[str, str], spre
     shown = {name: label for name, label in curves.items() if name in history.columns}
     marker = "o" if len(history) == 1 else None
     for number, (name, label) in enumerate(shown.items()):
-        ax.plot(history["epoch"], history[name], label=label, marker=marker, **style_of(number))
+        # Dashes as well as colours: schedules often run on top of each other.
+        ax.plot(
+            history["epoch"],
+            history[name],
+            color=COLOURS[number],
+            linestyle=LINE_STYLES[number],
+            label=label,
+            marker=marker,
+        )
     values = history[list(shown)].abs().to_numpy()
     positive = values[values > 0]
     if len(positive) == values.size and positive.max() > spread * positive.min():

@@ -141,7 +141,7 @@ def plot_risk_coverage(
             ax.axhline(table["risk"].iloc[-1], color=GREY, linestyle=":", label="all accepted")
     ax.set_xlim(0, 1)
     ax.set_ylim(bottom=0)
-    ax.set_xlabel(f"share of samples accepted (smallest {by} uncertainty first)")
+    ax.set_xlabel(f"share accepted, smallest {by} uncertainty first")
     error = "error rate" if predictions.tasks.is_classification else "mean squared error"
     ax.set_ylabel(f"{error} on these")
     if len(tasks) > _MOST_INSIDE:

@@ -1,0 +1,375 @@
+"""Borrowing through hidden clusters: what is sampled, when, and what of it survives a restart."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor
+
+from pyro_vmtl.data import Batch, clusters
+from pyro_vmtl.distributions import Gaussians, Partitions, evidence_of, pooled_prior
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.inference import TrainingSettings, fit, load, save
+from pyro_vmtl.model import (
+    MLP,
+    VMTL,
+    Anchored,
+    BayesianLinear,
+    Clustered,
+    ClusteredBorrowing,
+    Identity,
+    Recursive,
+    Settings,
+    Standard,
+    assemble,
+)
+
+TASKS, EVENT = 5, (2, 3)
+
+
+def _borrowing(pool: Clustered | None = None, num_tasks: int = TASKS) -> ClusteredBorrowing:
+    return ClusteredBorrowing(Clustered() if pool is None else pool, num_tasks, EVENT)
+
+
+def _lenders(num_tasks: int = TASKS, seed: int = 0) -> Gaussians:
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(2, *EVENT, generator=generator)
+    loc = centres[torch.arange(num_tasks) % 2]
+    loc = loc + 0.2 * torch.randn(loc.shape, generator=generator)
+    return Gaussians(loc, torch.full(loc.shape, 0.2))
+
+
+def _state(borrowing: ClusteredBorrowing) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in borrowing.state_dict().items()}
+
+
+def _same(one: ClusteredBorrowing, other: ClusteredBorrowing) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(ours[k].equal(theirs[k]) for k in ours)
+
+
+def _make(**choices: Any) -> VMTL:
+    choices.setdefault("encoder", Identity())
+    choices.setdefault("pool", Clustered())
+    settings = Settings(lenders=Anchored, **choices)
+    return assemble(settings, TASKS, 3, (4,), is_classification=True)
+
+
+def _of(vmtl: VMTL, site: str = "weights") -> ClusteredBorrowing:
+    borrowing = vmtl.borrowing[site]
+    assert isinstance(borrowing, ClusteredBorrowing)
+    return borrowing
+
+
+def _batch(num_samples: int = 6) -> Batch:
+    shape = (TASKS, num_samples)
+    return Batch(
+        torch.randn(*shape, 4),
+        torch.randint(3, shape),
+        torch.ones(shape, dtype=torch.bool),
+        torch.ones(shape),
+        torch.arange(TASKS * num_samples).reshape(shape),
+    )
+
+
+class TestRefresh:
+    def test_nobody_borrows_before_the_lenders_have_been_seen(self) -> None:
+        borrowing = _borrowing()
+        prior = borrowing.prior(borrowing.relatedness_posterior().sample(), _lenders())
+        assert prior.batch_shape == (TASKS, 1)
+        assert prior.event_shape == EVENT
+        assert prior.mean.abs().max() == 0
+        assert prior.variance.equal(torch.ones(TASKS, 1, *EVENT))
+
+    def test_pools_the_evidence_of_the_lenders_over_the_draws(self) -> None:
+        borrowing, lenders = _borrowing(), _lenders()
+        borrowing.observe(lenders, 1.0)
+        expected = pooled_prior(evidence_of(lenders), borrowing.partitions)
+        prior = borrowing.prior(borrowing.relatedness_posterior().sample(), lenders)
+        loc = expected.loc.float().view(TASKS, 1, *EVENT)
+        torch.testing.assert_close(prior.mean, loc)
+        torch.testing.assert_close(prior.stddev, expected.scale.float().view_as(loc))
+        rows = borrowing.probabilities()
+        assert rows.shape == (TASKS, TASKS - 1)
+        chance = borrowing.partitions.together().mean(0)
+        for t in range(TASKS):
+            others = [i for i in range(TASKS) if i != t]
+            torch.testing.assert_close(rows[t], chance[t, others])
+
+    def test_comes_once_in_a_while_and_goes_on_from_where_the_chains_stand(self) -> None:
+        borrowing = _borrowing()
+        borrowing.observe(_lenders(), 1.0)
+        after = _state(borrowing)
+        for step in range(1, borrowing.refresh_every):
+            borrowing.observe(_lenders(seed=step), 1.0)
+        changed = {
+            name for name, value in _state(borrowing).items() if not value.equal(after[name])
+        }
+        assert changed == {"steps"}
+        borrowing.observe(_lenders(seed=99), 1.0)
+        assert not borrowing.prior_loc.equal(after["prior_loc"])
+
+    def test_repeats_whatever_noise_there_was_before(self) -> None:
+        one, other = _borrowing(), _borrowing()
+        for step in range(60):
+            one.observe(_lenders(seed=step), 1.0)
+        before = torch.get_rng_state()
+        for step in range(60):
+            torch.rand(3)
+            other.observe(_lenders(seed=step), 1.0)
+        assert _same(one, other)
+        torch.set_rng_state(before)
+        expected = torch.rand(3)
+        torch.set_rng_state(before)
+        _borrowing().observe(_lenders(), 1.0)
+        assert torch.rand(3).equal(expected), "it took noise that others draw from"
+
+    def test_goes_on_after_a_restart_as_if_there_had_been_none(self) -> None:
+        whole, resumed = _borrowing(), _borrowing()
+        for step in range(30):
+            whole.observe(_lenders(seed=step), 1.0)
+        resumed.load_state_dict(whole.state_dict())
+        assert _same(whole, resumed)
+        for borrowing in (whole, resumed):
+            for step in range(30, 80):
+                borrowing.observe(_lenders(seed=step), 1.0)
+        assert int(whole.steps) == 80
+        assert _same(whole, resumed)
+
+    def test_discounts_evidence_by_its_share(self) -> None:
+        """Lenders fitted under a KL weight of 0.1 have counted their data ten times."""
+        one, other = _borrowing(), _borrowing()
+        said = evidence_of(_lenders())
+        variance = 1 / (1 + said.precision / 0.1)
+        shape = (TASKS, *EVENT)
+        tempered = Gaussians((variance * said.shift / 0.1).view(shape), variance.sqrt().view(shape))
+        one.observe(_lenders(), 1.0)
+        other.observe(tempered, 0.1)
+        assert one.labels.equal(other.labels)
+        torch.testing.assert_close(one.prior_loc, other.prior_loc)
+        torch.testing.assert_close(one.prior_scale, other.prior_scale)
+        third = _borrowing()
+        third.observe(tempered, 1.0)
+        assert (third.prior_scale.mean() < other.prior_scale.mean()).item()
+
+    def test_finds_the_relatives(self) -> None:
+        borrowing = _borrowing(num_tasks=6)
+        for _ in range(2 * borrowing.refresh_every):
+            borrowing.observe(_lenders(6), 1.0)
+        chance = borrowing.by_component(borrowing.relatedness_posterior().mean).squeeze(1)
+        same = (torch.arange(6)[:, None] - torch.arange(6)) % 2 == 0
+        same.fill_diagonal_(False)
+        assert chance[same].min() > 0.9
+        assert chance[~same].max() < 0.1
+
+
+class TestKnownPartition:
+    def test_keeps_its_labels(self) -> None:
+        known = [7, 2, 7, 7, 2]
+        borrowing = _borrowing(Clustered(known=known))
+        for step in range(51):
+            borrowing.observe(_lenders(seed=step), 1.0)
+        assert (borrowing.labels == borrowing.labels[0]).all()
+        same = torch.tensor(known)[:, None] == torch.tensor(known)
+        assert borrowing.partitions.together()[0].equal(same.double())
+        assert borrowing.spreads.unique().numel() >= 1
+        assert borrowing.spread < 1
+
+    def test_has_an_entry_for_each_task(self) -> None:
+        with pytest.raises(InputError, match="clusters of 3 tasks; expected 5"):
+            _borrowing(Clustered(known=[0, 0, 1]))
+
+    @pytest.mark.parametrize("concentration", [0, -1.0])
+    def test_concentration_is_positive(self, concentration: float) -> None:
+        with pytest.raises(InputError, match=r"concentration is .*; expected above 0"):
+            Clustered(concentration=concentration)
+
+
+def test_lenders_whose_evidence_is_not_their_own_are_refused() -> None:
+    settings = Settings(Identity(), Clustered(), lenders=Recursive)
+    with pytest.raises(InputError, match="Recursive; expected lenders such as Anchored"):
+        assemble(settings, TASKS, 3, (4,), is_classification=True)
+
+
+class TestInAModel:
+    @pytest.mark.parametrize("encoder", [Identity(), MLP(3), BayesianLinear(3)], ids=repr)
+    @pytest.mark.parametrize("kind", [Trace_ELBO, TraceMeanField_ELBO])
+    @pytest.mark.parametrize("num_particles", [1, 3])
+    def test_trains_under_every_elbo_with_all_checks_on(
+        self, encoder: Any, kind: type[Trace_ELBO], num_particles: int
+    ) -> None:
+        pyro.enable_validation(True)
+        vmtl, batch = _make(encoder=encoder), _batch()
+        elbo = kind(
+            num_particles=num_particles,
+            vectorize_particles=num_particles > 1,
+            max_plate_nesting=2,
+        )
+        for _ in range(2):
+            for program in vmtl.programs():
+                loss = elbo.differentiable_loss(program.model, program.guide, batch)
+                assert loss.isfinite()
+                loss.backward()
+        assert int(_of(vmtl).steps) == 2
+        for name, parameter in vmtl.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+    def test_the_two_estimators_agree(self) -> None:
+        """The prior is a Gaussian, and the relatedness is the same law in model and guide."""
+        vmtl, batch = _make(initial_scale=0.4).train(), _batch()
+        self._step(vmtl, batch)
+        vmtl.eval()
+        losses = {}
+        for kind in (Trace_ELBO, TraceMeanField_ELBO):
+            elbo = kind(num_particles=4000, vectorize_particles=True, max_plate_nesting=2)
+            losses[kind] = elbo.loss(vmtl.model, vmtl.guide, batch)
+        assert losses[Trace_ELBO] == pytest.approx(losses[TraceMeanField_ELBO], rel=0.02)
+
+    def _step(self, vmtl: VMTL, batch: Batch) -> None:
+        for program in vmtl.programs():
+            TraceMeanField_ELBO().differentiable_loss(
+                program.model, program.guide, batch
+            ).backward()
+
+    def test_relatedness_contributes_nothing(self) -> None:
+        vmtl, batch = _make(), _batch()
+        self._step(vmtl, batch)
+        guide = poutine.trace(vmtl.guide).get_trace(batch)
+        model = poutine.trace(poutine.replay(vmtl.model, trace=guide)).get_trace(batch)
+        for trace in (guide, model):
+            trace.compute_log_prob()
+            assert trace.nodes["relatedness_weights"]["log_prob_sum"] == 0
+            assert trace.nodes["relatedness_weights"]["value"].shape == (TASKS, 1, TASKS - 1)
+
+    @pytest.mark.parametrize("is_parallel", [False, True])
+    def test_a_draw_of_the_relatedness_is_one_partition(self, is_parallel: bool) -> None:
+        vmtl, batch = _make(), _batch()
+        self._step(vmtl, batch)
+        predictive = Predictive(
+            vmtl.model, guide=vmtl.guide, num_samples=7, parallel=is_parallel,
+            return_sites=("relatedness_weights", "weights", "targets"),
+        )  # fmt: skip
+        draws = predictive(batch, observed=False)
+        assert draws["targets"].shape == (7, *batch.y.shape)
+        rows = draws["relatedness_weights"].reshape(7, TASKS, 1, TASKS - 1)
+        together = _of(vmtl).by_component(rows, empty=1.0).squeeze(2)
+        assert together.equal(together.mT)
+        assert together.equal((together @ together > 0).double()), "friends of friends are friends"
+
+    @pytest.mark.parametrize("kind", [Trace_ELBO, TraceMeanField_ELBO])
+    def test_no_gradient_reaches_the_anchor_from_the_main_program_nor_back(
+        self, kind: type[Trace_ELBO]
+    ) -> None:
+        vmtl, batch = _make(encoder=MLP(3)), _batch()
+        self._step(vmtl, batch)
+        names, parameters = zip(*vmtl.named_parameters(), strict=True)
+        for program in vmtl.programs():
+            loss = kind().differentiable_loss(program.model, program.guide, batch)
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            for name, gradient in zip(names, gradients, strict=True):
+                is_anchors = name.startswith("lenders.anchor.")
+                assert (gradient is not None) == (is_anchors == (program is not vmtl)), name
+
+    def test_looking_at_a_model_samples_nothing(self) -> None:
+        vmtl, batch = _make(), _batch()
+        before = copy.deepcopy(_of(vmtl))
+        with torch.no_grad():
+            TraceMeanField_ELBO().loss(vmtl.model, vmtl.guide, batch)
+            Predictive(vmtl.model, guide=vmtl.guide, num_samples=2)(batch, observed=False)
+        vmtl.eval()
+        Predictive(vmtl.model, guide=vmtl.guide, num_samples=2)(batch, observed=False)
+        self._step(vmtl, batch)
+        assert _same(_of(vmtl), before)
+
+    def test_discounts_the_evidence_of_tempered_lenders(self) -> None:
+        priors = []
+        for weight in (1.0, 0.1):
+            torch.manual_seed(0)
+            vmtl = _make(pool=Clustered(known=[0] * TASKS))
+            vmtl.tempering["weights"] = weight
+            self._step(vmtl, _batch())
+            lenders = vmtl.lenders.weights(vmtl)
+            assert lenders is not None
+            expected = pooled_prior(evidence_of(lenders, weight), _of(vmtl).partitions)
+            torch.testing.assert_close(_of(vmtl).prior_scale.flatten(1), expected.scale.float())
+            priors.append(expected.scale.mean())
+        assert priors[0] < priors[1]
+
+    def test_encoder_layers_cluster_as_well(self) -> None:
+        vmtl, batch = _make(encoder=BayesianLinear(3, per_task=True), pool=Standard(),
+                            representation_pool=Clustered()), _batch()  # fmt: skip
+        self._step(vmtl, batch)
+        borrowing = _of(vmtl, "representations")
+        assert borrowing.prior_loc.shape == (TASKS, 5, 3)
+        assert int(borrowing.steps) == 1
+
+    def test_one_task_has_nobody_to_share_a_cluster_with(self) -> None:
+        settings = Settings(Identity(), Clustered(), lenders=Anchored)
+        vmtl = assemble(settings, 1, 3, (4,), is_classification=True)
+        assert not vmtl.borrowing
+        assert vmtl.programs() == [vmtl]
+
+
+def test_permuted_tasks_have_the_permuted_prior() -> None:
+    lenders, order = _lenders(), torch.tensor([3, 0, 4, 1, 2])
+    labels, spread = (
+        torch.tensor([[0, 1, 0, 2, 1], [0, 0, 1, 1, 0]]),
+        torch.tensor([0.3, 0.6]).double(),
+    )
+    pooled = pooled_prior(evidence_of(lenders), Partitions(labels, spread))
+    moved = pooled_prior(
+        evidence_of(Gaussians(*(x[order] for x in lenders))), Partitions(labels[:, order], spread)
+    )
+    for before, after in zip(pooled, moved, strict=True):
+        torch.testing.assert_close(before[order], after)
+
+
+SMALL = TrainingSettings(epochs=2, steps_per_epoch=15, validation_samples=4)
+
+
+def test_a_saved_model_has_the_partitions_and_the_prior(tmp_path: Path) -> None:
+    splits = clusters(4, 2, samples=10, dimensions=3, test_samples=20)
+    settings = Settings(Identity(), Clustered(concentration=0.5), lenders=Anchored, bias=False)
+    fitted = fit(splits.train, splits.validation, settings, SMALL, accelerator="cpu")
+    loaded = load(save(fitted, tmp_path / "model"))
+    assert isinstance(loaded.settings.pool, Clustered)
+    assert loaded.settings.pool.concentration == 0.5
+    ours, theirs = _of(fitted.vmtl), _of(loaded.vmtl)
+    assert _same(ours, theirs)
+    assert int(ours.steps) > 0
+    assert ours.prior_loc.abs().max() > 0
+    before, after = (f.predict(splits.test, 20).log_density for f in (fitted, loaded))
+    assert before.equal(after)
+
+
+def test_a_resumed_run_ends_where_the_whole_run_ends(tmp_path: Path) -> None:
+    splits = clusters(4, 2, samples=10, dimensions=3, test_samples=20)
+    settings = Settings(Identity(), Clustered(), lenders=Anchored, bias=False)
+    steps = {"steps_per_epoch": 15, "patience": None}
+    runs = []
+    for name, epochs, resume in (
+        ("whole", 4, None),
+        ("half", 2, None),
+        ("rest", 4, tmp_path / "half" / "last.ckpt"),
+    ):
+        fitted = fit(
+            splits.train,
+            None,
+            settings,
+            TrainingSettings(epochs=epochs, **steps),
+            checkpoints=tmp_path / name,
+            resume=resume,
+            accelerator="cpu",
+        )
+        runs.append(_of(fitted.vmtl))
+    whole, half, rest = runs
+    assert _same(whole, rest)
+    assert not _same(whole, half)
