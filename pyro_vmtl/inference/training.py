@@ -59,7 +59,7 @@ class TrainingSettings:
     estimator: Literal["analytic", "sampled"] = "analytic"
     temperature: Schedule = field(default_factory=lambda: Decay(1.0, 0.5))
     kl_weights: Schedule = field(default_factory=lambda: Constant(0.03))
-    kl_representations: Schedule = field(default_factory=lambda: Constant(0.01))
+    kl_representations: Schedule = field(default_factory=lambda: Constant(0.003))
     patience: int | None = 10
     validation_samples: int = 50
 

@@ -12,11 +12,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from pyro_vmtl.errors import InputError
 
-__all__ = ["attributes", "group", "group_names", "read_netcdf", "save_netcdf", "to_arviz"]
+__all__ = [
+    "attributes",
+    "group",
+    "group_names",
+    "pareto_smoothed",
+    "read_netcdf",
+    "save_netcdf",
+    "to_arviz",
+]
 
 _ENGINE: Literal["h5netcdf"] = "h5netcdf"
 
@@ -115,3 +125,30 @@ def read_netcdf(path: str | Path) -> Any:
         raise InputError(
             f"{path} cannot be read ({error}); expected a netCDF file of an export."
         ) from error
+
+
+def pareto_smoothed(
+    log_ratios: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Importance weights whose tail is smoothed by a generalised Pareto distribution.
+
+    Pareto smoothed importance sampling (Vehtari, Simpson, Gelman, Yao, Gabry 2024). ArviZ before 1
+    takes the log ratios themselves, from 1 on their negatives (the log-likelihoods left out).
+
+    :param log_ratios: of draws, up to a constant of every row, ``[R, S]``, finite.
+    :return: log weights that sum to 1 in every row, ``[R, S]``, and Pareto's k, ``[R]``: above 0.7
+        they are not to be trusted. Ratios that are all equal need no smoothing: k is then -inf.
+    """
+    log_weights = np.full(log_ratios.shape, -np.log(log_ratios.shape[-1]))
+    k = np.full(len(log_ratios), -np.inf)
+    varied = np.flatnonzero(np.ptp(log_ratios, axis=-1) > 0)  # without a tail there is no fit
+    if not len(varied):
+        return log_weights, k
+    if _has_inference_data():
+        smoothed = _arviz().psislw(log_ratios[varied])
+    else:
+        from arviz_stats.base import array_stats
+
+        smoothed = array_stats.psislw(-log_ratios[varied])
+    log_weights[varied], k[varied] = (np.asarray(part) for part in smoothed)
+    return log_weights, k

@@ -150,8 +150,9 @@ def extreme_samples(
             "which": ["most certain"] * number + ["least certain"] * number,
             "sample": chosen,
             "task": task_names(predictions, chosen),
-            "target": targets,
-            "prediction": predicted,
+            # As objects: a missing target stays None beside text.
+            "target": pd.Series(targets, dtype=object),
+            "prediction": pd.Series(predicted, dtype=object),
             "uncertainty": values[chosen],
         }
     )

@@ -52,8 +52,8 @@ class MLP(Architecture):
     """
 
     latent_dim: int = 64
-    hidden: Sequence[int] = (128,)
-    dropout: float = 0.0
+    hidden: Sequence[int] = (256,)
+    dropout: float = 0.2
     stochastic: bool = True
     per_task: bool = False
 

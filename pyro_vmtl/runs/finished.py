@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 import xarray as xr
-import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+from yaml import YAMLError
 
 from pyro_vmtl.data import TaskSet
 from pyro_vmtl.errors import InputError
@@ -23,18 +25,12 @@ from pyro_vmtl.inspection import kept_epoch
 __all__ = ["FinishedRun", "Kind", "read_run"]
 
 Kind: TypeAlias = Literal["weights", "gates", "clusters"]
+"""What a site's relatedness is: weights that sum to 1, or a chance for each pair of tasks."""
 
-_FILES = (
-    "config.yaml",
-    "metrics.csv",
-    "metrics.json",
-    "relatedness.csv",
-    "predictions.parquet",
-    "model/model.json",
-)
-_NUMBERS = ("mean", "sd", "hdi_low", "hdi_high", "probability", "responsibility")
 _POOL_OF_SITE = {"weights": "pool", "representations": "representation_pool"}
 _KINDS: dict[str, Kind] = {"Power": "gates", "Clustered": "clusters"}
+_NUMBERS = ("mean", "sd", "hdi_low", "hdi_high", "probability", "responsibility")
+_OWN = "own"
 
 
 @dataclass(frozen=True)
@@ -45,11 +41,11 @@ class FinishedRun:
     :ivar config: ``config.yaml``.
     :ivar history: ``metrics.csv``, a row per epoch.
     :ivar metrics: ``metrics.json``.
-    :ivar relatedness: ``relatedness.csv``; ``attrs["gates"]`` as :func:`pyro_vmtl.relatedness`
-        leaves it.
-    :ivar predictions: ``predictions.parquet``, with the draws of a regression and the inputs where
-        ``inference_data.nc`` has them.
+    :ivar relatedness: ``relatedness.csv``, with the attributes ``gates`` and ``before_data`` of
+        :func:`pyro_vmtl.relatedness`.
     :ivar model: the description of the saved model, ``model/model.json``.
+    :ivar predictions: ``predictions.parquet``; where ``inference_data.nc`` has them, with the
+        draws of a regression and the test samples' inputs.
     :ivar truth: the true cluster of each task, where it is known.
     :ivar has_inputs: whether the inputs of ``predictions`` are the test samples' own.
     """
@@ -59,13 +55,13 @@ class FinishedRun:
     history: pd.DataFrame
     metrics: dict[str, Any]
     relatedness: pd.DataFrame
-    predictions: Predictions
     model: dict[str, Any]
-    truth: tuple[int, ...] | None
-    has_inputs: bool
+    predictions: Predictions
+    truth: tuple[int, ...] | None = None
+    has_inputs: bool = False
 
     @property
-    def tasks(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The names of the T tasks."""
         return self.predictions.tasks.names
 
@@ -76,7 +72,7 @@ class FinishedRun:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The sites that borrow, ``weights`` or ``representations``."""
+        """The sites that borrow, of ``weights`` and ``representations``."""
         return tuple(self.relatedness["site"].unique())
 
     @property
@@ -84,19 +80,22 @@ class FinishedRun:
         """The row of the history that the model stands at."""
         return kept_epoch(self.history)
 
-    def setting(self, name: str) -> str:
-        """The name of a choice, such as the pool's; ``own`` for one of the user's own."""
-        choice = self.model["settings"].get(name)
-        return "own" if choice is None else str(next(iter(choice)))
-
     def kind(self, site: str) -> Kind:
-        """What the relatedness of a site is: weights of lenders, gates, or shared clusters."""
-        pool = self.setting(_POOL_OF_SITE.get(site, "pool"))
-        if pool == "own":  # rows of weights sum to 1, and nothing else need
-            rows = self.relatedness[self.relatedness["site"] == site]
-            total = rows.groupby("task")["probability"].sum()
-            return "weights" if np.allclose(total, 1, atol=1e-3) else "gates"
+        """What the relatedness of a site is."""
+        pool = setting(self.model, _POOL_OF_SITE.get(site, "pool"))
+        if pool == _OWN and site in self.relatedness.attrs["gates"]:
+            return "gates"
         return _KINDS.get(pool, "weights")
+
+    def setting(self, name: str) -> str:
+        """The name of one of the model's choices, such as its ``pool``."""
+        return setting(self.model, name)
+
+
+def setting(model: dict[str, Any], name: str) -> str:
+    """The name of a choice in a saved model's description; ``own`` for one of its author's."""
+    choice = model["settings"].get(name)
+    return next(iter(choice)) if isinstance(choice, dict) else _OWN
 
 
 def read_run(path: str | Path) -> FinishedRun:
@@ -106,25 +105,141 @@ def read_run(path: str | Path) -> FinishedRun:
     :raises InputError: for a folder that lacks one of them, or a file that cannot be read.
     """
     path = Path(path)
-    for name in _FILES:
-        if not (path / name).is_file():
-            raise InputError(f"{path} has no {name}; expected the folder of a finished run")
-    name = ""
+    config = _read(path / "config.yaml", _config)
+    metrics = _read(path / "metrics.json", _json)
+    model = _read(path / "model" / "model.json", _json)
+    history = _read(path / "metrics.csv", _csv)
+    frame = _read(path / "predictions.parquet", pd.read_parquet)
+    table = _read(path / "relatedness.csv", _relatedness)
     try:
-        for name in _FILES:
-            _READERS[name](path / name)
-        name = "config.yaml"
-        config = yaml.safe_load((path / name).read_text())
-        name = "metrics.csv"
-        history = pd.read_csv(path / name, float_precision="round_trip")
-        name = "metrics.json"
-        metrics = json.loads((path / name).read_text())
-        name = "model/model.json"
-        model = json.loads((path / name).read_text())
-        name = "relatedness.csv"
-        relatedness = _read_relatedness(path / name)
-        name = "predictions.parquet"
-        frame = pd.read_parquet(path / name)
-    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
-        raise InputError(f"{path / name} cannot be read ({error}); expected a run's") from error
-    return FinishedRun(path, config, history, metrics, relatedness, frame, model, None, False)
+        table.attrs |= _relatedness_attributes(table, model)
+        constant = _group(path, "constant_data")
+        inputs = _inputs(constant, len(frame))
+        draws = None
+        if model["classes"] is None:
+            draws = _draws(_group(path, "posterior_predictive"), len(frame))
+        return FinishedRun(
+            path,
+            config,
+            history,
+            metrics,
+            table,
+            model,
+            _predictions(frame, model, inputs, draws),
+            _truth(constant),
+            inputs is not None,
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the files of {path} do not fit each other ({error!r}); expected those of one run"
+        ) from error
+
+
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path} is missing; expected the folder of a finished run")
+    try:
+        return reader(path)
+    except (OSError, ValueError, KeyError, YAMLError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read ({reason}); expected the file of a run") from error
+
+
+def _config(path: Path) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(path))
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, float_precision="round_trip")
+
+
+def _relatedness(path: Path) -> pd.DataFrame:
+    # A task may be called NA or 1: only an empty number is missing.
+    return pd.read_csv(
+        path,
+        dtype=dict.fromkeys(("site", "task", "other"), str) | dict.fromkeys(_NUMBERS, float),
+        keep_default_na=False,
+        na_values={name: [""] for name in _NUMBERS},
+        float_precision="round_trip",
+    )
+
+
+def _relatedness_attributes(table: pd.DataFrame, model: dict[str, Any]) -> dict[str, Any]:
+    """What a CSV file cannot hold, from the pools of the model."""
+    gates, before_data = [], {}
+    for site, rows in table.groupby("site", sort=False):
+        key = _POOL_OF_SITE.get(site, "pool")
+        kind = _KINDS.get(setting(model, key), "weights")
+        own_gates = setting(model, key) == _OWN and not np.allclose(
+            rows.groupby("task")["probability"].sum(), 1, atol=1e-3
+        )
+        if kind != "weights" or own_gates:
+            gates.append(site)
+        if kind == "clusters":
+            concentration = model["settings"][key]["Clustered"]["concentration"]
+            before_data[site] = 1 / (1 + concentration)
+    return {"gates": gates, "before_data": before_data}
+
+
+def _group(path: Path, name: str) -> xr.Dataset | None:
+    """A group of the export; the report does without it where there is none."""
+    try:
+        with xr.open_dataset(path / "inference_data.nc", group=name, engine="h5netcdf") as group:
+            return group.load()
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _inputs(constant: xr.Dataset | None, count: int) -> Tensor | None:
+    if constant is None or "inputs" not in constant or constant.sizes["sample"] != count:
+        return None
+    return torch.from_numpy(constant["inputs"].to_numpy().astype(np.float32))
+
+
+def _draws(predictive: xr.Dataset | None, count: int) -> Tensor | None:
+    if predictive is None or predictive.sizes.get("sample") != count:
+        return None
+    values = predictive["targets"].to_numpy()
+    return torch.from_numpy(values.reshape(-1, *values.shape[2:]))
+
+
+def _truth(constant: xr.Dataset | None) -> tuple[int, ...] | None:
+    if constant is None or "true_cluster" not in constant:
+        return None
+    return tuple(int(cluster) for cluster in constant["true_cluster"].to_numpy())
+
+
+def _predictions(
+    frame: pd.DataFrame, model: dict[str, Any], inputs: Tensor | None, draws: Tensor | None
+) -> Predictions:
+    names, classes, outputs = model["names"], model["classes"], model["outputs"]
+    place = {name: number for number, name in enumerate(names)}
+
+    def column(name: str) -> Tensor:
+        if name in frame.columns:
+            return torch.from_numpy(frame[name].to_numpy(dtype=np.float32, copy=True))
+        # Of several outputs, each has a column of its own.
+        parts = frame[[f"{name} {output}" for output in outputs]]
+        return torch.from_numpy(parts.to_numpy(dtype=np.float32, copy=True))
+
+    if classes is not None:
+        number = {name: c for c, name in enumerate(classes)}
+        y = torch.tensor([number.get(target, -1) for target in frame["target"]])
+        shown = [f"probability {name}" for name in classes]
+        mean = torch.from_numpy(frame[shown].to_numpy(dtype=np.float32, copy=True))
+    else:
+        y, mean = column("target"), column("prediction")
+    tasks = TaskSet(
+        names=tuple(names),
+        x=torch.zeros(len(frame), 1) if inputs is None else inputs,
+        y=y,
+        task=torch.tensor([place[name] for name in frame["task"]]),
+        classes=None if classes is None else tuple(classes),
+        outputs=None if outputs is None else tuple(outputs),
+    )
+    uncertainties = [column(name) for name in ("log_density", "total", "aleatoric", "epistemic")]
+    return Predictions(tasks, mean, *uncertainties, draws)

@@ -223,7 +223,7 @@ class TestWhatIsMissing:
         assert target.isna().tolist() == (~tasks.labelled).tolist()
 
     def test_an_empty_task_does_not_matter(self) -> None:
-        tasks = _tasks("regression", (4, 3, 2))
+        tasks = _tasks("regression", (8, 6, 7))
         vmtl = _make(tasks, Identity())
         rows = (tasks.task != 1).nonzero().squeeze(1)
         whole = predict(vmtl, tasks, num_samples=5)

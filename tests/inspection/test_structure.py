@@ -1,6 +1,7 @@
 """Clusters and graphs read off a relatedness table."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ def test_tasks_of_a_cluster_stand_together(make_table: MakeTable, num_tasks: int
     assert sorted(order) == sorted(table["task"].unique())
     # The made-up tasks borrow from those whose number is as even as theirs.
     parity = [int(name.split()[1]) % 2 for name in order]
-    assert sum(a != b for a, b in zip(parity, parity[1:], strict=False)) == 1
+    assert sum(a != b for a, b in pairwise(parity)) == 1
 
 
 def test_the_tree_separates_the_clusters(make_table: MakeTable) -> None:

@@ -86,7 +86,7 @@ def test_uncertainty_adds_up_per_task_and_pooled(make_predictions: MakePredictio
         assert list(table.index) == [*predictions.tasks.names, ALL_TASKS]
         np.testing.assert_allclose(table["aleatoric"] + table["epistemic"], table["total"])
         np.testing.assert_allclose(table["epistemic_share"], table["epistemic"] / table["total"])
-        pooled = table.loc[predictions.tasks.names, "total"].mean()  # tasks of one size
+        pooled = table.loc[list(predictions.tasks.names), "total"].mean()  # tasks of one size
         assert table.loc[ALL_TASKS, "total"] == pytest.approx(pooled)
     metrics = make_predictions(3).metrics()
     errors = uncertainty_table(make_predictions(3))["error_rate"]
