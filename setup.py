@@ -11,7 +11,11 @@ setup(
     # makes them a package to Hydra; without it, an editable install does not find them either.
     packages=[*find_packages(include=["pyro_vmtl*"]), "pyro_vmtl.configs"],
     package_dir={"pyro_vmtl.configs": "configs"},
-    package_data={"pyro_vmtl": ["py.typed"], "pyro_vmtl.configs": ["**/*.yaml"]},
+    package_data={
+        "pyro_vmtl": ["py.typed"],
+        "pyro_vmtl.configs": ["**/*.yaml"],
+        "pyro_vmtl.runs": ["report.html.jinja", "report.css", "report.js"],
+    },
     # Only what is named above goes in.
     include_package_data=False,
 )

@@ -74,7 +74,6 @@ class TrainingSettings:
         if self.estimator not in ("analytic", "sampled"):
             raise InputError(f"estimator is {self.estimator!r}; expected 'analytic' or 'sampled'")
 
-
     def _check_whole(self, name: str) -> None:
         value = getattr(self, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -6,8 +6,10 @@ them put together, written, or taken apart.
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -40,7 +42,8 @@ def _arviz() -> ModuleType:
 
 
 def _has_inference_data() -> bool:
-    return hasattr(_arviz(), "InferenceData")
+    # By the number: from 1 on the name is still there, and means a DataTree.
+    return int(version("arviz").split(".")[0]) < 1
 
 
 def to_arviz(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> Any:
@@ -147,8 +150,7 @@ def pareto_smoothed(
     if _has_inference_data():
         smoothed = _arviz().psislw(log_ratios[varied])
     else:
-        from arviz_stats.base import array_stats
-
-        smoothed = array_stats.psislw(-log_ratios[varied])
+        arrays = importlib.import_module("arviz_stats.base").array_stats
+        smoothed = arrays.psislw(-log_ratios[varied])
     log_weights[varied], k[varied] = (np.asarray(part) for part in smoothed)
     return log_weights, k

@@ -101,7 +101,8 @@ class ClusteredBorrowing(Borrowing):
             )
             self.labels.copy_(draws.labels)
             self.spreads.copy_(draws.spread)
-            pooled = pooled_prior(evidence, draws)
+            # A tempered posterior counts the borrower's data 1 / share times, and so the lenders'.
+            pooled = pooled_prior(evidence_of(lenders), draws)
             self.prior_loc.copy_(pooled.loc.view_as(self.prior_loc))
             self.prior_scale.copy_(pooled.scale.view_as(self.prior_scale))
         self.steps += 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shlex
 import time
 from importlib.metadata import version
 from platform import python_version
@@ -11,6 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import pyro_vmtl
@@ -26,6 +28,7 @@ from pyro_vmtl.inspection import (
 from pyro_vmtl.model import Identity, Settings, Standard
 from pyro_vmtl.runs.configuration import Plan, read_plan, repeatable
 from pyro_vmtl.runs.folder import RunFolder
+from pyro_vmtl.runs.report import write_report
 
 __all__ = ["Scores", "baselines", "run_experiment"]
 
@@ -75,6 +78,7 @@ def run_experiment(config: DictConfig, folder: RunFolder, console: Console) -> F
         console.print(f"[yellow]Warning:[/yellow] {sentence}")
     for table in _tables({"VMTL" if others else "": scores, **others}):
         console.print(table)
+    _write_report(folder, console)
     console.print(f"Run folder: {folder.path}", soft_wrap=True)
     return fitted
 
@@ -135,6 +139,21 @@ def _write_inspection(
         figures[f"relatedness_{site}"] = plot_relatedness(table, site=site).get_figure()
     for name, figure in figures.items():
         _write_figure(folder, f"figures/{name}.png", figure)
+
+
+def _write_report(folder: RunFolder, console: Console) -> None:
+    try:
+        write_report(folder.path)
+    except Exception as error:
+        # The run is whole without it, and a command can write it later.
+        _log.debug("no report", exc_info=True)
+        sentence = f"report.html was not written ({type(error).__name__}: {error})"
+        again = f"python -m pyro_vmtl.report {shlex.quote(str(folder.path))}"
+        console.print(
+            f"[yellow]Warning:[/yellow] {escape(sentence)}; the run is complete, and "
+            f"`{escape(again)}` tries again.",
+            soft_wrap=True,
+        )
 
 
 def _write_figure(folder: RunFolder, name: str, figure: Any) -> None:

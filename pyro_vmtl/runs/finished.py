@@ -13,9 +13,7 @@ import pandas as pd
 import torch
 import xarray as xr
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
-from yaml import YAMLError
 
 from pyro_vmtl.data import TaskSet
 from pyro_vmtl.errors import InputError
@@ -108,7 +106,7 @@ def read_run(path: str | Path) -> FinishedRun:
     config = _read(path / "config.yaml", _config)
     metrics = _read(path / "metrics.json", _json)
     model = _read(path / "model" / "model.json", _json)
-    history = _read(path / "metrics.csv", _csv)
+    history = _read(path / "metrics.csv", pd.read_csv)
     frame = _read(path / "predictions.parquet", pd.read_parquet)
     table = _read(path / "relatedness.csv", _relatedness)
     try:
@@ -140,7 +138,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
         raise InputError(f"{path} is missing; expected the folder of a finished run")
     try:
         return reader(path)
-    except (OSError, ValueError, KeyError, YAMLError, OmegaConfBaseException) as error:
+    except Exception as error:  # each format has errors of its own for what is not of it
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read ({reason}); expected the file of a run") from error
 
@@ -153,10 +151,6 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def _csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, float_precision="round_trip")
-
-
 def _relatedness(path: Path) -> pd.DataFrame:
     # A task may be called NA or 1: only an empty number is missing.
     return pd.read_csv(
@@ -164,7 +158,6 @@ def _relatedness(path: Path) -> pd.DataFrame:
         dtype=dict.fromkeys(("site", "task", "other"), str) | dict.fromkeys(_NUMBERS, float),
         keep_default_na=False,
         na_values={name: [""] for name in _NUMBERS},
-        float_precision="round_trip",
     )
 
 
@@ -241,5 +234,12 @@ def _predictions(
         classes=None if classes is None else tuple(classes),
         outputs=None if outputs is None else tuple(outputs),
     )
-    uncertainties = [column(name) for name in ("log_density", "total", "aleatoric", "epistemic")]
-    return Predictions(tasks, mean, *uncertainties, draws)
+    return Predictions(
+        tasks,
+        mean,
+        column("log_density"),
+        column("total"),
+        column("aleatoric"),
+        column("epistemic"),
+        draws,
+    )

@@ -40,6 +40,18 @@ class RunFolder:
                 "run_dir to be a folder that can"
             ) from error
 
+    @classmethod
+    def existing(cls, path: str | Path) -> "RunFolder":
+        """The folder of a run that is there already, to write a further file into it.
+
+        :raises InputError: where there is no run.
+        """
+        if not (Path(path) / "config.yaml").is_file():
+            raise InputError(f"{path} has no config.yaml; expected the folder of a run")
+        folder = cls.__new__(cls)
+        folder.path = Path(path)
+        return folder
+
     @staticmethod
     def named_by_time(parent: str | Path) -> "RunFolder":
         """A new folder under ``parent``, named by the time; two at a time get different names."""

@@ -97,7 +97,7 @@ def _draw(ax: Axes, alternative: str, caption: str) -> Figure:
 
 
 def _new_axes(width: float = 5.4, height: float = 3.8) -> Axes:
-    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+    return plt.subplots(figsize=(width, height))[1]
 
 
 def training_figures(run: FinishedRun) -> list[Figure]:
@@ -118,11 +118,12 @@ def training_figures(run: FinishedRun) -> list[Figure]:
     for name in ("nll", main):
         if f"validation_{name}" in validated and history[f"validation_{name}"].notna().any():
             label, meaning = METRICS[name]
+            title = label[0].upper() + label[1:]
             figures.append(
                 _draw(
                     plot_validation(history, name, _new_axes()),
                     f"Curve of the validation {label} over epochs.",
-                    f"{label} on validation data: {meaning}. The epoch of the best density is kept.",
+                    f"{title} on validation data: {meaning}. The epoch of the best NLL is kept.",
                 )
             )
     figures.append(

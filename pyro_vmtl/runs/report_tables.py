@@ -22,24 +22,25 @@ __all__ = [
     "Table",
     "borrowing_rows",
     "borrowing_table",
-    "calibration_rows",
     "calibration_report",
+    "calibration_rows",
     "scores_table",
     "uncertainty_report",
     "written",
+    "written_range",
 ]
 
 COVERAGE = 0.9
 """The stated share of the intervals behind the metric ``coverage_90``."""
 
 METRICS = {
-    "accuracy": ("accuracy", "share of samples whose most probable class is right; higher is better"),
-    "nll": ("NLL", "minus the mean log predictive density of the targets, in nats; lower is better"),
-    "brier": ("Brier", "squared distance of the probabilities from what came, 0 to 2; lower is better"),
-    "ece": ("ECE", "mean distance of accuracy from stated confidence; lower is better, but never 0"),
-    "nmse": ("NMSE", "squared error over the variance of the targets; 1 is no better than their mean"),
-    "rmse": ("RMSE", "root mean squared error, in the unit of the target; lower is better"),
-    "crps": ("CRPS", "distance of the predictive distribution from the target, in its unit; lower is better"),
+    "accuracy": ("accuracy", "share of samples whose most probable class is right; high is good"),
+    "nll": ("NLL", "minus the mean log predictive density of a target, in nats; low is good"),
+    "brier": ("Brier", "squared distance of probabilities from what came, 0 to 2; low is good"),
+    "ece": ("ECE", "mean distance of accuracy from stated confidence; low is good, but never 0"),
+    "nmse": ("NMSE", "squared error over the targets' variance; 1 is no better than their mean"),
+    "rmse": ("RMSE", "root mean squared error, in the unit of the target; low is good"),
+    "crps": ("CRPS", "distance of the prediction's law from the target, in its unit; low is good"),
     "coverage_90": ("coverage of 90%", "share of targets inside their 90% intervals; 0.9 is best"),
 }  # fmt: skip
 """What each metric is called, and what it says."""
@@ -124,9 +125,19 @@ def written(value: float | None) -> str:
     return text.replace("-", "−")
 
 
+def written_range(low: float, high: float) -> str:
+    """Two numbers as a person reads them, or one where they look the same."""
+    return written(low) if written(low) == written(high) else f"{written(low)} to {written(high)}"
+
+
 def _number(value: float | None, best: bool = False) -> Cell:
     missing = value is None or math.isnan(value)
     return Cell(written(value), None if missing else value, best)
+
+
+def _chance(value: float) -> Cell:
+    """A number in [0, 1], of which further digits say nothing."""
+    return Cell("–") if math.isnan(value) else Cell(f"{value:.3f}", value)
 
 
 def _count(value: int) -> Cell:
@@ -157,7 +168,7 @@ def scores_table(run: FinishedRun) -> Table:
 
     def row(task: str) -> tuple[Cell, ...]:
         cells = [Cell("mean over tasks" if task == "mean" else task)]
-        cells.append(_count(sum(sizes.values()) if task == "mean" else sizes[task]))
+        cells.append(Cell("") if task == "mean" else _count(sizes[task]))
         for metric in metrics:
             values = [scores.get(task, {}).get(metric) for scores in methods.values()]
             known = [_distance_from_best(metric, v) for v in values if v is not None]
@@ -173,14 +184,15 @@ def scores_table(run: FinishedRun) -> Table:
     head = [Column("task", numeric=False), Column("samples")]
     groups: tuple[tuple[str, int], ...] = ()
     if len(methods) > 1:
-        head += [Column(method) for _ in metrics for method in methods]
+        names = [method.replace(" ", "\u00a0") for method in methods]
+        head += [Column(name) for _ in metrics for name in names]
         groups = (("", 2), *((_label(metric), len(methods)) for metric in metrics))
     else:
         head += [Column(_label(metric)) for metric in metrics]
     caption = "Scores on test data, which nothing was chosen by."
     if len(methods) > 1:
         caption += (
-            " N(0, I) is the same model without borrowing, single-task also has an encoder per task."
+            " N(0, I) is the same model without borrowing; single-task has encoders of its own."
             if len(methods) > 2
             else " The model beside it does not borrow."
         )
@@ -238,20 +250,22 @@ def calibration_rows(run: FinishedRun) -> pd.DataFrame:
 def calibration_report(run: FinishedRun, rows: pd.DataFrame) -> Table:
     """The table of :func:`calibration_rows`."""
     if run.is_classification:
-        labels = ("samples", "accuracy", "confidence", "ECE", "if calibrated: from", "to")
-        keys = ("accuracy", "confidence", "ece", "ece_low", "ece_high")
-        largest = 1.08 * float(rows[["ece", "ece_high"]].max().max())
-        value, mark, where = "ece", None, "ECE and its range if calibrated"
+        labels: tuple[str, ...] = ("samples", "accuracy", "confidence", "ECE", "range from", "to")
+        keys: tuple[str, ...] = ("accuracy", "confidence", "ece", "ece_low", "ece_high")
+        marked: tuple[float, ...] = ()
+        start, end = 0.0, 1.08 * float(rows[["ece", "ece_high"]].max().max())
+        value, where = "ece", "ECE and that range"
         caption = (
             "Calibration by task. The range is where the ECE of perfectly calibrated predictions "
             "with these probabilities would lie, 95 times in 100; above it, the stated "
-            "probabilities are off."
+            "probabilities are off. Confidence is the mean probability of the predicted class."
         )
     else:
-        labels = ("samples", "coverage of 90%", "interval: from", "to")
+        labels = ("samples", "coverage of 90%", "interval from", "to")
         keys = ("coverage", "coverage_low", "coverage_high")
-        largest, value, mark = 1.0, "coverage", COVERAGE
-        where = "coverage and its interval; the line is 0.9"
+        start, end = max(0.0, float(rows["coverage_low"].min()) - 0.03), 1.0
+        value, marked = "coverage", (COVERAGE,)
+        where = "beside 0.9"
         caption = (
             "Calibration by task: the share of targets inside their 90% predictive intervals, with "
             "the 95% interval of that share. Where it misses 0.9, the stated intervals are off."
@@ -259,14 +273,15 @@ def calibration_report(run: FinishedRun, rows: pd.DataFrame) -> Table:
     made = []
     for task, row in rows.iterrows():
         low, high, dot = (float(row[key]) for key in (f"{value}_low", f"{value}_high", value))
-        text = f"{written(dot)} ({written(low)} to {written(high)})"
-        strip = Strip(low / largest, high / largest, dot / largest, mark)
+        text, excess = f"{written(dot)} ({written(low)} to {written(high)})", dot - high
+        low, high, dot, *marks = ((x - start) / (end - start) for x in (low, high, dot, *marked))
+        strip = Strip(low, high, dot, *marks)
         made.append(
             (
                 Cell(str(task)),
                 _count(int(row["samples"])),
                 *(_number(float(row[key])) for key in keys),
-                Cell(text, dot - high, strip=strip),
+                Cell(text, excess, strip=strip),
                 Cell(str(row["verdict"])),
             )
         )
@@ -335,7 +350,7 @@ def borrowing_table(run: FinishedRun, site: str) -> Table:
         Column("task", numeric=False),
         Column("closest" if clusters else "borrows most from", numeric=False),
         Column("probability"),
-        Column("interval: from"),
+        Column("interval from"),
         Column("to"),
         *([Column("responsibility")] if mixture else []),
         Column("independence"),
@@ -345,7 +360,7 @@ def borrowing_table(run: FinishedRun, site: str) -> Table:
         (
             Cell(str(row["task"])),
             Cell(str(row["other"])),
-            *(_number(row[key]) for key in (*keys, "independence")),
+            *(_chance(row[key]) for key in (*keys, "independence")),
         )
         for row in made
     )

@@ -1,14 +1,35 @@
-"""Diagnostics: a collapsed representation is noticed, and one that informs is left in peace."""
+"""Diagnostics: what goes wrong is noticed and put into words, and what is well left in peace."""
 
+import copy
 import math
+import re
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from pyro_vmtl.data import Batch
-from pyro_vmtl.inference import diagnose, explain
-from pyro_vmtl.model import MLP, VMTL, GaussianEncoder, Settings, assemble
+from pyro_vmtl.data import Batch, clusters
+from pyro_vmtl.inference import Constant, FittedVMTL, TrainingSettings, diagnose, explain, fit
+from pyro_vmtl.model import (
+    MLP,
+    VMTL,
+    Anchored,
+    Clustered,
+    GaussianEncoder,
+    Identity,
+    Lenders,
+    Linear,
+    Mixture,
+    Pool,
+    Power,
+    Recursive,
+    Settings,
+    Standard,
+    assemble,
+)
+from pyro_vmtl.runs import config_folder
 
 
 class _Channel(nn.Module):
@@ -24,7 +45,8 @@ class _Channel(nn.Module):
 
 def _model(signal: float) -> VMTL:
     encoder = GaussianEncoder(_Channel(signal), 2, initial_scale=0.5)
-    return assemble(Settings(encoder), 3, 2, (2,), is_classification=True)
+    settings = Settings(encoder, initial_scale=0.7)
+    return assemble(settings, 3, 2, (2,), is_classification=True)
 
 
 def _batch(x: Tensor, mask: Tensor) -> Batch:
@@ -43,18 +65,249 @@ def test_information_is_the_capacity_of_a_gaussian_channel(signal: float) -> Non
 
 def test_a_collapse_is_put_into_a_sentence_and_nothing_else_is() -> None:
     x, mask = torch.randn(3, 50, 2), torch.ones(3, 50, dtype=torch.bool)
-    (sentence,) = explain(diagnose(_model(0.01), _batch(x, mask)))
-    assert "0.000 nats" in sentence
-    assert "collapsed" in sentence
-    assert explain(diagnose(_model(1.0), _batch(x, mask))) == []
+    sentences = explain(diagnose(_model(0.01), _batch(x, mask)))
+    (collapse,) = [sentence for sentence in sentences if "collapsed" in sentence]
+    assert "0.000 nats" in collapse
+    others = explain(diagnose(_model(1.0), _batch(x, mask)))
+    assert others == [sentence for sentence in sentences if sentence != collapse]
 
 
 def test_a_deterministic_encoder_has_nothing_to_collapse() -> None:
-    vmtl = assemble(Settings(MLP(5, stochastic=False), initial_scale=0.07), 3, 2, (2,), True)
+    vmtl = assemble(Settings(MLP(5, stochastic=False), initial_scale=0.7), 3, 2, (2,), True)
     mask = torch.ones(3, 4, dtype=torch.bool)
     numbers = diagnose(vmtl.train(), _batch(torch.randn(3, 4, 2), mask))
     assert not any(name.startswith("representations") for name in numbers)
-    assert numbers["weights_scale"] == pytest.approx(0.07)
+    assert numbers["weights_scale"] == pytest.approx(0.7)
     assert all(math.isfinite(value) for value in numbers.values())
-    assert explain(numbers) == []
+    assert not any("collapsed" in sentence for sentence in explain(numbers))
     assert all(module.training for module in vmtl.modules())
+
+
+def _set(vmtl: VMTL, loc: Tensor, scale: Tensor) -> None:
+    """Put the posterior of the weights somewhere."""
+    shape = vmtl.get_parameter("classifier.loc").shape
+    with torch.no_grad():
+        vmtl.get_parameter("classifier.loc").copy_(loc.expand(shape))
+        vmtl.get_parameter("classifier.raw_scale").copy_(scale.expand(shape).expm1().log())
+
+
+def _regression(num_tasks: int, noise: float = 0.5, bias: bool = False) -> tuple[VMTL, Batch]:
+    settings = Settings(Identity(), Standard(), bias=bias, initial_noise=noise)
+    vmtl = assemble(settings, num_tasks, 1, (3,), is_classification=False)
+    x = torch.randn(num_tasks, 20, 3)
+    mask = torch.rand(num_tasks, 20) < 0.7
+    index = torch.zeros(mask.shape).long()
+    return vmtl, Batch(x, torch.randn(num_tasks, 20), mask, torch.ones(mask.shape), index)
+
+
+class TestEvidence:
+    @pytest.mark.parametrize("num_tasks", [1, 4])
+    @pytest.mark.parametrize("kl_weight", [1.0, 0.1])
+    @pytest.mark.parametrize("bias", [False, True])
+    def test_is_one_over_the_tasks_where_each_counts_its_own_data_once(
+        self, num_tasks: int, kl_weight: float, bias: bool
+    ) -> None:
+        """The mean-field optimum of a linear-Gaussian task is known: 1 + the sum of x^2 / s^2."""
+        vmtl, batch = _regression(num_tasks, bias=bias)
+        vmtl.tempering["weights"] = kl_weight
+        features = batch.x
+        if bias:
+            features = torch.cat([features, torch.ones(num_tasks, 20, 1)], -1)
+        own = (batch.mask.unsqueeze(-1) * features.square()).sum(1) / 0.5**2 / kl_weight
+        _set(vmtl, torch.zeros(1), (1 + own).rsqrt().unsqueeze(1))
+        numbers = diagnose(vmtl, batch)
+        assert numbers["weights_evidence"] == pytest.approx(1 / num_tasks, rel=1e-2)
+        everything = own.sum(0).expand(num_tasks, -1)
+        _set(vmtl, torch.zeros(1), (1 + everything).rsqrt().unsqueeze(1))
+        assert diagnose(vmtl, batch)["weights_evidence"] == pytest.approx(1, rel=1e-2)
+
+    def test_of_a_classifier_is_that_of_its_mean_curvature(self) -> None:
+        vmtl = assemble(Settings(Identity(), Standard(), bias=False), 2, 2, (3,), True)
+        x, mask = torch.randn(2, 400, 3), torch.ones(2, 400, dtype=torch.bool)
+        # At weights of 0 every probability is 1/2, and the curvature 1/4.
+        own = 0.25 * x.square().sum(1, keepdim=True)
+        _set(vmtl, torch.zeros(1), (1 + own).rsqrt())
+        numbers = diagnose(vmtl, _batch(x, mask))
+        assert numbers["weights_evidence"] == pytest.approx(0.5, rel=0.05)
+
+    def test_scales_a_minibatch_up_to_the_whole(self) -> None:
+        vmtl, batch = _regression(2)
+        whole = diagnose(vmtl, batch)["weights_evidence"]
+        batch.scale = torch.full_like(batch.scale, 4.0)
+        assert diagnose(vmtl, batch)["weights_evidence"] == pytest.approx(whole / 4, rel=1e-4)
+
+    def test_that_was_counted_too_often_is_put_into_a_sentence(self) -> None:
+        vmtl, batch = _regression(2)
+        _set(vmtl, torch.zeros(1), torch.tensor(1e-3))
+        (sentence,) = explain(diagnose(vmtl, batch))
+        assert "lenders=anchored" in sentence
+        assert "counted" in sentence
+
+    def test_is_left_out_where_it_means_nothing(self) -> None:
+        vmtl, batch = _regression(2)
+        vmtl.tempering["weights"] = 0.0
+        assert "weights_evidence" not in diagnose(vmtl, batch)
+        vmtl.tempering["weights"] = 1.0
+        batch.mask = torch.zeros_like(batch.mask)
+        assert "weights_evidence" not in diagnose(vmtl, batch)
+
+
+class TestDrift:
+    def test_is_the_root_mean_square_of_the_weights(self) -> None:
+        vmtl, batch = _regression(2)
+        _set(vmtl, torch.tensor(3.0), torch.tensor(0.5))
+        numbers = diagnose(vmtl, batch)
+        assert numbers["weights_drift"] == pytest.approx(math.sqrt(9.25))
+        (sentence,) = explain(numbers)
+        assert "drifted" in sentence
+        assert "trainer.kl_weights.value" in sentence
+
+    def test_of_weights_like_their_prior_is_one(self) -> None:
+        vmtl, batch = _regression(500)
+        _set(vmtl, math.sqrt(0.75) * torch.randn(500, 1, 3), torch.tensor(0.5))
+        assert diagnose(vmtl, batch)["weights_drift"] == pytest.approx(1, rel=0.05)
+        assert explain(diagnose(vmtl, batch)) == []
+
+
+def _borrower(pool: Pool, num_tasks: int = 5, lenders: type[Lenders] = Recursive) -> VMTL:
+    settings = Settings(Identity(), pool, lenders=lenders, initial_scale=0.7)
+    return assemble(settings, num_tasks, 2, (2,), is_classification=True)
+
+
+def _data(num_tasks: int = 5) -> Batch:
+    mask = torch.ones(num_tasks, 9, dtype=torch.bool)
+    return _batch(torch.randn(num_tasks, 9, 2), mask)
+
+
+def _learn(vmtl: VMTL, by: float) -> None:
+    with torch.no_grad():
+        logits = vmtl.get_parameter("borrowing.weights.logits")
+        logits.add_(by * torch.randn(logits.shape))
+
+
+class TestRelatedness:
+    @pytest.mark.parametrize("pool", [Mixture(), Linear(base=True), Power()], ids=repr)
+    def test_that_stands_where_it_started_is_put_into_a_sentence(self, pool: Pool) -> None:
+        vmtl = _borrower(pool)
+        numbers = diagnose(vmtl, _data())
+        assert numbers["relatedness_weights_information"] == pytest.approx(0, abs=1e-6)
+        (sentence,) = explain(numbers)
+        assert "where it started" in sentence
+        assert "pool=clustered" in sentence
+        _learn(vmtl, 1.0)
+        assert explain(diagnose(vmtl, _data())) == []
+
+    def test_information_is_the_divergence_from_the_start(self) -> None:
+        vmtl = _borrower(Mixture())
+        _learn(vmtl, 1.0)
+        logits = vmtl.get_parameter("borrowing.weights.logits").detach().double()
+        uniform = torch.distributions.Categorical(logits=torch.zeros_like(logits))
+        expected = torch.distributions.kl_divergence(
+            torch.distributions.Categorical(logits=logits), uniform
+        ).mean()
+        actual = diagnose(vmtl, _data())["relatedness_weights_information"]
+        assert actual == pytest.approx(float(expected))
+
+    def test_information_of_gates_is_the_divergence_from_one_half(self) -> None:
+        vmtl = _borrower(Power())
+        _learn(vmtl, 1.0)
+        logits = vmtl.get_parameter("borrowing.weights.logits").detach().double()
+        gates, half = (
+            torch.distributions.Bernoulli(logits=x) for x in (logits, torch.zeros_like(logits))
+        )
+        expected = torch.distributions.kl_divergence(gates, half).mean()
+        actual = diagnose(vmtl, _data())["relatedness_weights_information"]
+        assert actual == pytest.approx(float(expected))
+
+    @pytest.mark.parametrize("pool", [Mixture(), Power()], ids=repr)
+    def test_softness_falls_with_the_temperature(self, pool: Pool) -> None:
+        vmtl = _borrower(pool, num_tasks=12)
+        _learn(vmtl, 1.0)
+        softness = []
+        for temperature in (1.0, 0.3, 0.1, 0.01):
+            vmtl.set_temperature(temperature)
+            softness.append(diagnose(vmtl, _data(12))["relatedness_weights_softness"])
+        assert softness == sorted(softness, reverse=True)
+        assert 0.5 < softness[0] < 1
+        assert softness[-1] < 0.03
+        (sentence,) = explain(diagnose(vmtl, _data(12)))
+        assert "trainer.temperature.end" in sentence
+
+    def test_decided_relatedness_is_not_taken_for_a_low_temperature(self) -> None:
+        vmtl = _borrower(Mixture())
+        with torch.no_grad():
+            vmtl.get_parameter("borrowing.weights.logits")[:, 0] = 30.0
+        assert explain(diagnose(vmtl, _data())) == []
+
+    def test_a_single_lender_leaves_nothing_to_learn(self) -> None:
+        numbers = diagnose(_borrower(Mixture(), num_tasks=2), _data(2))
+        assert not any(name.startswith("relatedness") for name in numbers)
+
+    def test_of_clusters_is_their_correlation_and_no_reason_to_warn(self) -> None:
+        vmtl = _borrower(Clustered(known=[0, 0, 1, 1, 1]), lenders=Anchored)
+        assert diagnose(vmtl, _data())["relatedness_weights_correlation"] == 0
+        vmtl.get_buffer("borrowing.weights.spreads").fill_(0.6)
+        numbers = diagnose(vmtl, _data())
+        # Four of ten pairs share a cluster.
+        assert numbers["relatedness_weights_correlation"] == pytest.approx(0.4 * (1 - 0.6**2))
+        assert explain(numbers) == []
+
+
+def test_looking_leaves_no_trace() -> None:
+    vmtl, batch = _borrower(Mixture()), _data()
+    state, before = torch.get_rng_state(), copy.deepcopy(vmtl.state_dict())
+    assert diagnose(vmtl, batch) == diagnose(vmtl, batch)
+    assert torch.get_rng_state().equal(state)
+    assert all(value.equal(before[name]) for name, value in vmtl.state_dict().items())
+
+
+def _trained(pool: Pool, lenders: type[Lenders]) -> FittedVMTL:
+    training = TrainingSettings(
+        epochs=10,
+        steps_per_epoch=40,
+        learning_rate=Constant(0.03),
+        kl_weights=Constant(1.0),
+        patience=None,
+    )
+    splits = clusters(8, 2, samples=20, dimensions=10, test_samples=1, seed=1)
+    settings = Settings(Identity(), pool, lenders=lenders, bias=False)
+    return fit(splits.train, None, settings, training)
+
+
+def test_honest_fits_do_not_warn_and_the_recursion_does() -> None:
+    for pool in (Standard(), Clustered()):
+        fitted = _trained(pool, Anchored)
+        assert fitted.warnings == ()
+        assert fitted.history["weights_evidence"].iloc[-1] < 0.5
+    recursive = _trained(Mixture(), Recursive)
+    assert any("lenders=anchored" in sentence for sentence in recursive.warnings)
+
+
+def test_sentences_name_settings_that_there_are() -> None:
+    """Every key=value or dotted key in a sentence can be set on the command line."""
+    numbers = {
+        "weights_evidence": 99.0,
+        "weights_scale": 0.01,
+        "weights_drift": 9.0,
+        "representations_information": 0.0,
+        "relatedness_weights_information": 0.0,
+        "relatedness_weights_softness": 0.0,
+        "relatedness_representations_information": 0.0,
+        "relatedness_representations_softness": 0.0,
+    }
+    sentences = explain(numbers)
+    assert len(sentences) == 7
+    text = " ".join(sentences)
+    dotted = set(re.findall(r"\b(?:trainer|model|data|pool)\.[a-z_.]*[a-z_]", text))
+    assert len(dotted) >= 5
+    choices = set(re.findall(r"\b([a-z_@]+)=([a-z_]+)\b", text))
+    assert choices == {
+        ("lenders", "anchored"),
+        ("model", "bayesian_linear"),
+        ("pool", "clustered"),
+        ("pool@representation_pool", "clustered"),
+    }
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("train", [f"{group}={option}" for group, option in choices])
+    for key in dotted:
+        assert OmegaConf.select(config, key, throw_on_missing=True) is not None, key

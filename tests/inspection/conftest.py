@@ -135,7 +135,9 @@ def make_predictions() -> MakePredictions:
             classes = ("cat", "dog", "eel")
             y = torch.randint(0, 3, (size,), generator=generator)
             tasks = TaskSet(names, x, y, task, classes)
-            logits = torch.randn(30, size, 3, generator=generator) + torch.eye(3)[y]
+            # What a sample looks like misleads all draws alike, so that some predictions are wrong.
+            looks = torch.eye(3)[y] + torch.randn(size, 3, generator=generator)
+            logits = looks + torch.randn(30, size, 3, generator=generator)
             probabilities = logits.softmax(-1)
             mean = probabilities.mean(0)
             total = torch.special.entr(mean).sum(-1)

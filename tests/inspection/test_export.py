@@ -50,7 +50,7 @@ def values(data: Any, name: str, variable: str) -> xr.DataArray:
 
 
 @pytest.mark.parametrize(("settings", "kind"), CASES)
-@pytest.mark.parametrize("num_tasks", [1, 2, 4])
+@pytest.mark.parametrize("num_tasks", [1, 4])
 def test_every_group_is_there_after_a_round_trip(
     make_fit: MakeFit, tmp_path: Path, settings: str, kind: str, num_tasks: int
 ) -> None:
@@ -390,6 +390,7 @@ def test_other_tasks_than_the_models_are_refused(make_fit: MakeFit) -> None:
         to_inference_data(fitted, splits.test.subset(torch.tensor([], dtype=torch.int64)), 2)
 
 
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter")  # of LOO, after no training
 def test_arviz_itself_reads_the_export(make_fit: MakeFit) -> None:
     az = pytest.importorskip("arviz")
     fitted, splits = make_fit("mixture", 3)

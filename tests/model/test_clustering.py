@@ -247,7 +247,9 @@ class TestInAModel:
         for trace in (guide, model):
             trace.compute_log_prob()
             assert trace.nodes["relatedness_weights"]["log_prob_sum"] == 0
-            assert trace.nodes["relatedness_weights"]["value"].shape == (TASKS, 1, TASKS - 1)
+            value = trace.nodes["relatedness_weights"]["value"]
+            assert isinstance(value, Tensor)
+            assert value.shape == (TASKS, 1, TASKS - 1)
 
     @pytest.mark.parametrize("is_parallel", [False, True])
     def test_a_draw_of_the_relatedness_is_one_partition(self, is_parallel: bool) -> None:
@@ -353,7 +355,6 @@ def test_a_saved_model_has_the_partitions_and_the_prior(tmp_path: Path) -> None:
 def test_a_resumed_run_ends_where_the_whole_run_ends(tmp_path: Path) -> None:
     splits = clusters(4, 2, samples=10, dimensions=3, test_samples=20)
     settings = Settings(Identity(), Clustered(), lenders=Anchored, bias=False)
-    steps = {"steps_per_epoch": 15, "patience": None}
     runs = []
     for name, epochs, resume in (
         ("whole", 4, None),
@@ -364,7 +365,7 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(tmp_path: Path) -> None:
             splits.train,
             None,
             settings,
-            TrainingSettings(epochs=epochs, **steps),
+            TrainingSettings(epochs=epochs, steps_per_epoch=15, patience=None),
             checkpoints=tmp_path / name,
             resume=resume,
             accelerator="cpu",

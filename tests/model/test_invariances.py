@@ -124,11 +124,11 @@ def _make(
     is_classification: bool = True,
     num_tasks: int = TASKS,
 ) -> VMTL:
-    """A model in float64 without dropout, every parameter somewhere of its own."""
+    """A model in float64, dropout off, every parameter somewhere of its own."""
     layered = isinstance(encoder, BayesianLinear) and encoder.per_task
     choices = Settings(encoder, pool, pool if layered else Standard(), lenders)
     outputs = CLASSES if is_classification else 1
-    vmtl = assemble(choices, num_tasks, outputs, (INPUTS,), is_classification).double()
+    vmtl = assemble(choices, num_tasks, outputs, (INPUTS,), is_classification).double().eval()
     with torch.no_grad():
         for parameter in vmtl.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -35,8 +35,8 @@ TASKS = 3
 POOLS = [Mixture(spread="task"), Linear(base=True), Geometric(base=True), Power(spread="scalar")]
 ENCODERS: list[Architecture] = [
     Identity(),
-    MLP(5, hidden=(8,)),
-    MLP(5, hidden=(8,), stochastic=False),
+    MLP(5, hidden=(8,), dropout=0),
+    MLP(5, hidden=(8,), dropout=0, stochastic=False),
     BayesianLinear(5),
     BayesianLinear(5, per_task=True),
 ]
@@ -160,7 +160,7 @@ class TestAnchored:
         assert not lent.loc.equal(vmtl.classifier.gaussians().loc)
 
     def test_reads_the_encoder_of_the_model_unless_the_tasks_have_their_own(self) -> None:
-        vmtl = assemble(Settings(MLP(5), lenders=Anchored), TASKS, 2, (4,), True)
+        vmtl = assemble(Settings(MLP(5, dropout=0), lenders=Anchored), TASKS, 2, (4,), True)
         _, anchor = vmtl.programs()
         assert list(anchor.encoder.parameters()) == []
         x = torch.randn(TASKS, 2, 4)

@@ -42,7 +42,11 @@ OWN_SITES = {"relatedness_weights", "relatedness_representations", *SITES, "targ
 
 
 def _make(num_tasks: int, started: bool = True, **choices: Any) -> VMTL:
-    paper: dict[str, Any] = {"encoder": MLP(3, hidden=()), "pool": Mixture(), "lenders": Recursive}
+    paper: dict[str, Any] = {
+        "encoder": MLP(3, hidden=(), dropout=0),
+        "pool": Mixture(),
+        "lenders": Recursive,
+    }
     vmtl = assemble(Settings(**(paper | choices)), num_tasks, 3, (4,), is_classification=True)
     if started and isinstance(vmtl.lenders, Recursive):
         vmtl.lenders.advance()

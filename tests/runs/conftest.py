@@ -31,7 +31,9 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path
     """Run the command with overrides in an empty folder; the run folder is returned."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*overrides: str, name: str = "run", small: bool = True) -> Path:
+    def run(*overrides: str, name: str = "run", small: bool = True, report: bool = False) -> Path:
+        if not report:  # it takes a second, and has tests of its own
+            monkeypatch.setattr("pyro_vmtl.runs.experiment.write_report", lambda path: path)
         flags = [override for override in overrides if override.startswith("--")]
         values = [override for override in overrides if not override.startswith("--")]
         arguments = [*flags, *(SMALL if small else ()), f"run_dir={name}", *values]

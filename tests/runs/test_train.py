@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 import pyro_vmtl as pv
 from pyro_vmtl.inspection import group_names, read_netcdf
@@ -59,7 +59,7 @@ def test_the_written_config_repeats_the_run(train: Train, clusters: tuple[str, .
     assert (first / "predictions.parquet").read_bytes() == (
         second / "predictions.parquet"
     ).read_bytes()
-    configs = [yaml.safe_load((run / "config.yaml").read_text()) for run in (first, second)]
+    configs = [OmegaConf.load(run / "config.yaml") for run in (first, second)]
     assert configs[0] == configs[1]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from scipy.cluster.hierarchy import dendrogram
 
@@ -167,14 +168,12 @@ def plot_dendrogram(
     ax = axes_of(ax, 5.5, float(np.clip(0.2 * len(tasks) + 1.2, 2.4, 12.0)))
     if len(tasks) < 2:
         return note(ax, "A tree needs two tasks at least.")
-    tree = dendrogram(
-        task_linkage(table, site),
-        ax=ax,
-        orientation="left",
-        no_labels=True,
-        color_threshold=0,
-        above_threshold_color=COLOURS[0],
-    )
+    tree = dendrogram(task_linkage(table, site), no_plot=True)
+    branches = [
+        list(zip(height, place, strict=True))
+        for height, place in zip(tree["dcoord"], tree["icoord"], strict=True)
+    ]
+    ax.add_collection(LineCollection(branches, colors=COLOURS[0], linewidths=1.5))
     names = [tasks[leaf] for leaf in tree["leaves"]]
     places = 5 + 10 * np.arange(len(names))  # where SciPy puts the leaves
     name_ticks(ax, "y", names, list(places))
@@ -185,6 +184,7 @@ def plot_dendrogram(
         for label in ax.get_yticklabels():
             label.set_color(colours[shown[label.get_text()]])
     ax.set_xlim(1.05, 0)
+    ax.set_ylim(places[-1] + 5, 0)  # the first leaf on top, as in the heat map
     ax.set_xlabel("1 − mean probability of the two directions / the largest")
     for side in ("left", "top", "right"):
         ax.spines[side].set_visible(False)

@@ -17,7 +17,7 @@ from pyro_vmtl.data import TaskSet, TaskSplits
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.fit import FittedVMTL
 from pyro_vmtl.inference.predict import Predictions
-from pyro_vmtl.inspection import calibration, relatedness, structure, uncertainty
+from pyro_vmtl.inspection import calibration, structure, uncertainty
 from pyro_vmtl.inspection.out_of_distribution import out_of_distribution_auroc
 from pyro_vmtl.inspection.plots import (
     plot_bands,
@@ -44,6 +44,14 @@ from pyro_vmtl.inspection.plots import (
     plot_uncertainty_of_samples,
     plot_validation,
 )
+from pyro_vmtl.inspection.relatedness import (
+    Value,
+    chance_level,
+    relatedness_auc,
+    relatedness_matrix,
+    relatedness_roc,
+    relatedness_stability,
+)
 
 MakeFit = Callable[..., tuple[FittedVMTL, TaskSplits]]
 MakeTable = Callable[..., pd.DataFrame]
@@ -61,14 +69,16 @@ def names(ax: Axes, which: str) -> list[str]:
 
 
 @pytest.mark.parametrize("value", ["probability", "mean", "responsibility"])
-def test_the_heat_map_holds_the_matrix_in_its_order(make_table: MakeTable, value: str) -> None:
+def test_the_heat_map_holds_the_matrix_in_its_order(make_table: MakeTable, value: Value) -> None:
     table = make_table(6)
-    ax = plot_relatedness(table, value=value)  # type: ignore[arg-type]
+    ax = plot_relatedness(table, value=value)
     rows, columns = names(ax, "y"), names(ax, "x")
     assert rows == structure.task_order(table)
     assert columns == [*rows, "base"]
-    matrix = relatedness.relatedness_matrix(table, value=value)  # type: ignore[arg-type]
-    shown = np.ma.filled(ax.images[0].get_array(), np.nan)
+    matrix = relatedness_matrix(table, value=value)
+    image = ax.images[0].get_array()
+    assert isinstance(image, np.ma.MaskedArray)
+    shown = image.filled(np.nan)
     np.testing.assert_array_equal(shown, matrix.loc[rows, columns])
     written = [text.get_text() for text in ax.texts]
     assert len(written) == 6 * 7
@@ -90,11 +100,11 @@ def test_before_any_data_the_colour_is_that_of_the_middle(
     make_table: MakeTable, gates: bool
 ) -> None:
     table = make_table(5, gates=gates)
-    table["probability"] = relatedness.chance_level(table)
+    table["probability"] = chance_level(table)
     low, high = plot_relatedness(table).images[0].get_clim()
     assert low is not None
     assert high is not None
-    assert (low + high) / 2 == pytest.approx(relatedness.chance_level(table))
+    assert (low + high) / 2 == pytest.approx(chance_level(table))
 
 
 def test_true_clusters_are_outlined(make_table: MakeTable) -> None:
@@ -163,20 +173,20 @@ def test_alpha_stands_beside_responsibility(make_table: MakeTable) -> None:
 def test_the_roc_curve_is_drawn_with_its_area(make_table: MakeTable) -> None:
     table, truth = make_table(6), [0, 0, 1, 1, 2, 2]
     ax = plot_relatedness_roc(table, truth)
-    area = relatedness.relatedness_auc(table, truth)
+    area = relatedness_auc(table, truth)
     curve = line(ax, f"weights: AUC {area:.2f}")
-    expected = relatedness.relatedness_roc(table, truth)
+    expected = relatedness_roc(table, truth)
     np.testing.assert_allclose(curve, expected[["false_positive", "true_positive"]])
 
 
 def test_stability_has_a_dot_for_each_seed(make_table: MakeTable) -> None:
     tables = {seed: make_table(4, seed=seed) for seed in (3, 5)}
     ax = plot_stability(tables, most=6)
-    stable = relatedness.relatedness_stability(tables)
+    stable = relatedness_stability(tables)
     rows = stable.sort_values("mean", ascending=False).head(6)
     assert len(ax.lines) == 2
     for drawn, seed in zip(ax.lines, (3, 5), strict=True):
-        np.testing.assert_allclose(drawn.get_xdata(), rows[f"seed {seed}"])
+        np.testing.assert_allclose(np.asarray(drawn.get_xdata(), dtype=float), rows[f"seed {seed}"])
 
 
 def test_reliability_shows_the_bins(make_predictions: MakePredictions) -> None:

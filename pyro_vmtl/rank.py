@@ -1,0 +1,138 @@
+"""Fit several priors on the same tasks and rank them: ``python -m pyro_vmtl.rank pools=[...]``"""
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.inference import FittedVMTL
+from pyro_vmtl.inspection.scored import ALL_TASKS
+from pyro_vmtl.runs import config_folder, read_plan
+from pyro_vmtl.runs.configuration import Plan
+from pyro_vmtl.runs.ranking import rank_plans
+
+__all__ = ["main"]
+
+_OPTIONS: dict[str, Any] = {
+    "pools": ["standard", "hierarchical", "mixture+recursive", "clustered"],
+    "heldout": "validation",
+    "draws": 2000,
+    "out": None,
+}
+_HELP = """\
+Fit several priors on the same tasks with the same budget, and rank them by how well they predict
+held-out samples, with standard errors of the paired differences.
+
+  python -m pyro_vmtl.rank
+  python -m pyro_vmtl.rank data=clusters model=identity trainer.kl_weights.value=1
+  python -m pyro_vmtl.rank pools=[standard,power,clustered] out=ranking.csv
+
+  pools=[...]         names of the group `pool` (python -m pyro_vmtl.train --help lists them); a
+                      pool with other lenders is written pool+lenders, as in mixture+recursive
+  heldout=validation  the part to rank on; test is for a last look, when the choice is made
+  draws=2000          posterior draws
+  out=FILE            a CSV with a row per prior and task
+
+All else is as for python -m pyro_vmtl.train: data=..., model=..., trainer.epochs=..., seed=...
+"""
+
+
+def _split(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Options of this command, and overrides of the training configuration."""
+    ours = [text for text in arguments if text.partition("=")[0] in _OPTIONS]
+    try:
+        given = OmegaConf.to_container(OmegaConf.from_dotlist(ours))
+    except Exception as error:  # whatever a YAML parser may raise
+        raise InputError(f"{' '.join(ours)} cannot be read; expected pools=[a,b]") from error
+    assert isinstance(given, dict)
+    options = _OPTIONS | {str(key): value for key, value in given.items()}
+    if isinstance(options["pools"], str):
+        options["pools"] = [options["pools"]]
+    if not isinstance(options["pools"], list):
+        raise InputError(f"pools is {options['pools']!r}; expected a list such as [standard,power]")
+    if not isinstance(options["draws"], int):
+        raise InputError(f"draws is {options['draws']!r}; expected a whole number of at least 1")
+    return options, [text for text in arguments if text not in ours]
+
+
+def _plans(pools: list[str], overrides: list[str]) -> tuple[dict[str, Plan], int]:
+    """The plan of each pool, and the seed."""
+    plans, seed = {}, 0
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        for name in pools:
+            pool, _, lenders = str(name).partition("+")
+            chosen = [f"pool={pool}"] + ([f"lenders={lenders}"] if lenders else [])
+            config = compose("train", [*overrides, *chosen])
+            plans[str(name)], seed = read_plan(config), config.seed
+    return plans, seed
+
+
+def _table(ranking: pd.DataFrame) -> Table:
+    table = Table("rank", title="Held-out data, all tasks")
+    table.add_column("prior", no_wrap=True)
+    headers = ("log density", "per sample", "difference", "± s.e.", "within noise", "LOO")
+    for header in headers:
+        table.add_column(header, justify="right")
+    for _, row in ranking[ranking["task"] == ALL_TASKS].iterrows():
+        best = row["rank"] == 1
+        table.add_row(
+            str(row["rank"]),
+            row["fit"],
+            f"{row['log_density']:.1f}",
+            f"{row['per_sample']:.3f}",
+            "-" if best else f"{row['difference']:.1f}",
+            "-" if best else f"{row['se']:.1f}",
+            "-" if best else ("yes" if row["within_noise"] else "no"),
+            "-" if row["loo_unavailable"] else f"{row['loo']:.1f}",
+            style="bold" if best else None,
+        )
+    return table
+
+
+def _run(arguments: list[str], console: Console) -> None:
+    options, overrides = _split(arguments)
+    plans, seed = _plans(options["pools"], overrides)
+
+    def report(name: str, fitted: FittedVMTL) -> None:
+        for sentence in fitted.warnings:
+            console.print(f"[yellow]Warning[/yellow] ({name}): {sentence}")
+
+    ranking = rank_plans(plans, options["heldout"], options["draws"], seed, report)
+    console.print(_table(ranking))
+    missing = ranking[(ranking["task"] == ALL_TASKS) & (ranking["loo_unavailable"] != "")]
+    for _, row in missing.iterrows():
+        console.print(f"No LOO of {row['fit']}: {row['loo_unavailable']}", highlight=False)
+    if options["out"] is not None:
+        ranking.to_csv(Path(options["out"]), index=False)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        "python -m pyro_vmtl.rank",
+        description=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("arguments", nargs="*", metavar="key=value")
+    try:
+        _run(parser.parse_args().arguments, Console())
+    except (InputError, HydraException, OmegaConfBaseException, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", markup=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

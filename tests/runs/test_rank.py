@@ -1,0 +1,92 @@
+"""The command that ranks priors."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pyro_vmtl.rank import main
+from tests.runs.conftest import SMALL
+
+Rank = Callable[..., Path]
+OPTIONS = [override for override in SMALL if not override.startswith("num_samples")]
+
+
+@pytest.fixture
+def rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Rank:
+    """Run the command in an empty folder; the path of its CSV is returned."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Path:
+        monkeypatch.setattr("sys.argv", ["pyro_vmtl.rank", *arguments])
+        main()
+        return tmp_path / "ranking.csv"
+
+    return run
+
+
+def test_ranks_every_prior_that_is_named(
+    rank: Rank, clusters: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pools = ["standard", "mixture+recursive", "clustered"]
+    path = rank(
+        *clusters, *OPTIONS, f"pools=[{','.join(pools)}]", "draws=50", "out=ranking.csv", "seed=3"
+    )
+    table = pd.read_csv(path)
+    whole = table[table["task"] == "all tasks"]
+    assert sorted(whole["fit"]) == sorted(pools)
+    assert list(whole["rank"]) == [1, 2, 3]
+    assert whole["log_density"].is_monotonic_decreasing
+    assert set(whole["samples"]) == {48}  # validation, not the 80 of the test part
+    assert {"loo", "pareto_k", "loo_unavailable"} <= set(table)
+    shown = capsys.readouterr().out
+    for name in pools:
+        assert name in shown
+    assert "No LOO of mixture+recursive: the lenders are Recursive" in shown
+
+
+def test_ranks_on_test_data_when_asked(rank: Rank, clusters: tuple[str, ...]) -> None:
+    path = rank(
+        *clusters, *OPTIONS, "pools=standard", "heldout=test", "draws=50", "out=ranking.csv"
+    )
+    assert set(pd.read_csv(path)["samples"]) == {80, 20}
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("pools=[nowhere]", "Could not find 'pool/nowhere'"),
+        ("pools=[clustered+recursive]", "expected lenders such as Anchored"),
+        ("pools=[]", "no prior to rank"),
+        ("heldout=train", "heldout is 'train'; expected 'validation' or 'test'"),
+        ("draws=many", "draws is 'many'"),
+        ("draws=0", "num_samples is 0"),
+        ("data.samples=-1", "samples is -1"),
+        ("nothing=1", "Could not override 'nothing'"),
+        ("data.validation_samples=0", "the validation part has no labelled sample"),
+    ],
+)
+def test_what_cannot_be_used_is_said(
+    rank: Rank,
+    clusters: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    argument: str,
+    sentence: str,
+) -> None:
+    start = ["pools=[standard]"] if not argument.startswith("pools") else []
+    with pytest.raises(SystemExit) as exit_:
+        rank(*clusters, *OPTIONS, *start, argument)
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+
+
+def test_help_explains(rank: Rank, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        rank("--help")
+    assert not exit_.value.code
+    text = capsys.readouterr().out
+    for word in ("pools=", "heldout=", "draws=", "out=", "pyro_vmtl.train"):
+        assert word in text
