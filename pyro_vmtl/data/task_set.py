@@ -67,6 +67,8 @@ class TaskSet:
 
     def __post_init__(self) -> None:
         _check_names(self.names)
+        if self.classes is None and self.y.ndim == 2 and self.y.shape[1] == 1:
+            object.__setattr__(self, "y", self.y[:, 0])  # one output is a target, not a vector
         if self.classes is None and self.outputs is None and self.y.ndim in (1, 2):
             default = ("y",) if self.y.ndim == 1 else tuple(f"y{k}" for k in range(self.y.shape[1]))
             object.__setattr__(self, "outputs", default)

@@ -1,6 +1,7 @@
 """Fit a model to a task set: from data to a fitted model in one call."""
 
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
@@ -177,7 +178,8 @@ def fit(
         _run(trainer, module, batches, resume)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        if validation is not None and keep.best_model_path:
+        if validation is not None:
+            _restore_best(keep, resume)
             best = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
             module.load_state_dict(best["state_dict"])
     # What training tempers is part of what was fitted; the model is left as at its last step.
@@ -266,6 +268,25 @@ def _run(
         return
     _check_checkpoint(Path(resume), module)
     trainer.fit(module, train_dataloaders=batches, ckpt_path=resume, weights_only=True)
+
+
+def _restore_best(keep: ModelCheckpoint, resume: Path | None) -> None:
+    """Keep the best epoch of the run that was resumed, where none since was better.
+
+    The trainer does not look for it when the checkpoints go into another folder.
+    """
+    if resume is None:
+        return
+    saved = torch.load(resume, map_location="cpu", weights_only=True)
+    state = saved.get("callbacks", {}).get(keep.state_key, {})
+    score, path = state.get("best_model_score"), Path(resume).parent / "best.ckpt"
+    ours = Path(keep.best_model_path) if keep.best_model_path else None
+    if score is None or not path.is_file() or (ours is not None and ours.samefile(path)):
+        return
+    if keep.best_model_score is None or score <= keep.best_model_score.cpu():
+        target = Path(str(keep.dirpath)) / "best.ckpt"
+        shutil.copyfile(path, target)
+        keep.best_model_path, keep.best_model_score = str(target), score
 
 
 def _check_checkpoint(path: Path, module: TrainingModule) -> None:

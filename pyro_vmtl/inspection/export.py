@@ -76,7 +76,7 @@ def to_inference_data(
         log-likelihoods keep all. ``draw`` numbers them alike.
     :param prior_samples: draws from the prior; None, as many; 0, no prior groups.
     :param representation_samples: draws of the representation for each draw of the weights, over
-        which a pointwise likelihood is averaged.
+        which a pointwise likelihood is averaged; the time that the export takes grows with it.
     :param seed: of the draws; the relatedness is that of :func:`relatedness` with the same numbers.
     :param config: kept as JSON in the attribute ``config``; None, the model's settings.
     :return: ``arviz.InferenceData``, or ``xarray.DataTree`` where ArviZ is version 1 or newer.

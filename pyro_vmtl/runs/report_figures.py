@@ -109,8 +109,9 @@ def training_figures(run: FinishedRun) -> list[Figure]:
         _draw(
             plot_elbo(history, _new_axes()),
             "Curves of the ELBO and its parts over epochs.",
-            "What training maximises, at KL weight 1: the fit to the training data minus what each "
-            "posterior costs against its prior. The parts add up to the ELBO.",
+            "The ELBO at KL weight 1: the fit to the training data minus what each posterior costs "
+            "against its prior. The parts add up to it. A tempered run weighs the costs less, and "
+            "its ELBO may fall while the fit gets better.",
         )
     ]
     validated = [name for name in history.columns if name.startswith("validation_")]

@@ -263,13 +263,13 @@ def test_looking_leaves_no_trace() -> None:
 
 def _trained(pool: Pool, lenders: type[Lenders]) -> FittedVMTL:
     training = TrainingSettings(
-        epochs=10,
-        steps_per_epoch=40,
-        learning_rate=Constant(0.03),
+        epochs=4,
+        steps_per_epoch=50,
+        learning_rate=Constant(0.05),
         kl_weights=Constant(1.0),
         patience=None,
     )
-    splits = clusters(8, 2, samples=20, dimensions=10, test_samples=1, seed=1)
+    splits = clusters(6, 2, samples=20, dimensions=10, test_samples=1, seed=1)
     settings = Settings(Identity(), pool, lenders=lenders, bias=False)
     return fit(splits.train, None, settings, training)
 

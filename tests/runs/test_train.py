@@ -74,6 +74,9 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(
     rest = train(*fixed, "trainer.epochs=4", checkpoint, name="rest")
     histories = [pd.read_csv(run / "metrics.csv").drop(columns="seconds") for run in (whole, rest)]
     pd.testing.assert_frame_equal(*histories)
+    # The epoch kept is the best of all, also where it came before the checkpoint.
+    models = [(run / "model" / "model.safetensors").read_bytes() for run in (whole, rest)]
+    assert models[0] == models[1]
 
 
 def test_baselines_stand_beside_the_result(
