@@ -32,9 +32,8 @@ def test_a_run_fills_its_folder(train: Train, data: str) -> None:
     assert {"temperature", "validation_nll", "seconds"} <= set(history)
 
     relatedness = pd.read_csv(run / "relatedness.csv")
-    sums = relatedness.groupby(["site", "task"])[["mean", "probability"]].sum()
-    assert len(sums) == splits.train.num_tasks
-    assert sums.to_numpy() == pytest.approx(1, abs=1e-4)
+    assert relatedness["probability"].between(0, 1).all()
+    assert set(relatedness["task"]) == set(relatedness["other"]) == set(splits.train.names)
 
     predictions = pd.read_parquet(run / "predictions.parquet")
     assert len(predictions) == len(splits.test)
@@ -50,6 +49,15 @@ def test_a_run_fills_its_folder(train: Train, data: str) -> None:
     loaded = pv.load(run)
     again = loaded.predict(splits.test, num_samples=20, seed=0).metrics()
     assert again["mean"] == pytest.approx(metrics["test"]["mean"], rel=1e-4)
+
+
+def test_weights_over_lenders_sum_to_one(train: Train, clusters: tuple[str, ...]) -> None:
+    run = train(*clusters, "recipe=recursive", "pool.base=true")
+    relatedness = pd.read_csv(run / "relatedness.csv")
+    sums = relatedness.groupby(["site", "task"])[["mean", "probability", "responsibility"]].sum()
+    assert len(sums) == 4
+    assert sums.to_numpy() == pytest.approx(1, abs=1e-4)
+    assert "base" in set(relatedness["other"])
 
 
 def test_the_written_config_repeats_the_run(train: Train, clusters: tuple[str, ...]) -> None:
@@ -106,7 +114,7 @@ def test_a_sweep_makes_a_folder_a_job(
         ("trainer.kl_weights.value=-1", "kl_weights reaches -1"),
         ("trainer.learning_rate.value=0", "learning_rate reaches 0"),
         ("ckpt_path=nowhere.ckpt", "the checkpoint nowhere.ckpt is not a file"),
-        ("pool.spread=wide", "spread is 'wide'; expected"),
+        ("pool=power pool.spread=wide", "spread is 'wide'; expected"),
         ("num_samples=0", "num_samples is 0; expected at least 1"),
     ],
 )
@@ -114,7 +122,7 @@ def test_what_cannot_be_used_is_one_sentence(
     train: Train, capsys: pytest.CaptureFixture[str], override: str, sentence: str
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        train(override)
+        train(*override.split())
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert sentence in error
