@@ -63,8 +63,8 @@ def evidence_of(posteriors: Gaussians, share: float = 1.0) -> Evidence:
     """The evidence that turned N(0, I) into these posteriors.
 
     :param posteriors: of the T tasks, each from its own data alone, ``[T, *event]``.
-    :param share: of the evidence to take. Under a KL weight of 0.1 the data counted ten times, and a
-        tenth is what they said once.
+    :param share: of the evidence to take. Under a KL weight of 0.1 the data counted ten times, and
+        a tenth is what they said once.
     """
     loc, scale = (x.double().flatten(1) for x in posteriors)
     precision = scale.square().reciprocal()
