@@ -16,6 +16,7 @@ __all__ = [
     "DRIFT_THRESHOLD",
     "EVIDENCE_THRESHOLD",
     "INFORMATION_THRESHOLD",
+    "LENDERS_THRESHOLD",
     "SOFTNESS_THRESHOLD",
     "UNIFORMITY_THRESHOLD",
     "diagnose",
@@ -29,6 +30,9 @@ More than once is more than there is; the margin is for standard deviations that
 have not grown to their size yet. Measured: honest priors 0.05 to 0.2, training stopped early up to
 4, the recursion 10 to 120.
 """
+
+LENDERS_THRESHOLD = 1.0
+"""How much of all tasks' data a lender may seem to have counted: its own data are a part of it."""
 
 DRIFT_THRESHOLD = 2.0
 """Root mean square of the weights, in standard deviations of N(0, I), above which they drifted.
@@ -68,6 +72,7 @@ def diagnose(vmtl: VMTL, batch: Batch) -> dict[str, float]:
       (the Fisher information, divided by the KL weight). 1 / T where each task counts its own data
       once; more than 1 says that data were counted more than once, since there are no more. For the
       likelihoods of this library;
+    - ``lenders_evidence``: the same for anchored lenders, of which each counts its own data alone;
     - ``relatedness_<site>_information``: what relatedness has learned: the KL divergence of its
       probabilities from those it started with, in nats per task (of gates: per gate);
     - ``relatedness_<site>_softness``: of the relaxed draws, E[sum a (1 - a)] over sum p (1 - p),
@@ -98,6 +103,10 @@ def diagnose(vmtl: VMTL, batch: Batch) -> dict[str, float]:
         evidence = _evidence(vmtl, batch, law)
         if evidence is not None:
             numbers["weights_evidence"] = evidence
+        for anchor in vmtl.programs()[1:]:
+            lent = _evidence(anchor, batch, law)
+            if lent is not None:
+                numbers["lenders_evidence"] = lent
         for site in vmtl.borrowing:
             borrowing = vmtl.borrowing[site]
             assert isinstance(borrowing, Borrowing)
@@ -187,6 +196,15 @@ def explain(numbers: dict[str, float]) -> list[str]:
             "narrow. If the lenders are recursive, evidence comes back to its own task: use "
             "lenders=anchored; else the scales may still stand near their start: train longer "
             "(trainer.epochs) or start wider (model.initial_scale)."
+        )
+    lent = numbers.get("lenders_evidence", 0.0)
+    if lent > LENDERS_THRESHOLD:
+        sentences.append(
+            "The lenders' posteriors are as narrow as if each task's own data had been those of "
+            f"all tasks {lent:.1f} times over, which cannot be: their scales are still near their "
+            "start. Do not read relatedness from this fit; to look at relatedness, train longer "
+            "(trainer.patience=null, trainer.epochs), start wider (model.initial_scale=1.0), or "
+            "raise trainer.kl_weights.value towards 1."
         )
     drift = numbers.get("weights_drift", 0.0)
     if drift > DRIFT_THRESHOLD:

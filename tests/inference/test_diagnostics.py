@@ -11,7 +11,16 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from pyro_vmtl.data import Batch, clusters
-from pyro_vmtl.inference import Constant, FittedVMTL, TrainingSettings, diagnose, explain, fit
+from pyro_vmtl.inference import (
+    Constant,
+    FittedVMTL,
+    TrainingSettings,
+    build,
+    diagnose,
+    explain,
+    fit,
+)
+from pyro_vmtl.inference.diagnostics import LENDERS_THRESHOLD
 from pyro_vmtl.model import (
     MLP,
     VMTL,
@@ -21,6 +30,7 @@ from pyro_vmtl.model import (
     Identity,
     Lenders,
     Linear,
+    MeanFieldWeights,
     Mixture,
     Pool,
     Power,
@@ -311,3 +321,18 @@ def test_sentences_name_settings_that_there_are() -> None:
         config = compose("train", [f"{group}={option}" for group, option in choices])
     for key in dotted:
         assert OmegaConf.select(config, key, throw_on_missing=True) is not None, key
+
+
+def test_lenders_narrower_than_their_data_can_make_them_are_called_out() -> None:
+    splits = clusters(num_tasks=4, num_clusters=2, samples=12, dimensions=3, seed=0)
+    settings = Settings(encoder=Identity(), bias=False, pool=Clustered(), lenders=Anchored)
+    vmtl = build(splits.train, settings)
+    batch = splits.train.dense()
+    assert any("Do not read relatedness" in sentence for sentence in explain(diagnose(vmtl, batch)))
+    anchor = vmtl.programs()[1].classifier
+    assert isinstance(anchor, MeanFieldWeights)
+    with torch.no_grad():
+        anchor.raw_scale.fill_(0.5)  # a posterior about as wide as N(0, I)
+    numbers = diagnose(vmtl, batch)
+    assert numbers["lenders_evidence"] < LENDERS_THRESHOLD
+    assert not any("Do not read" in sentence for sentence in explain(numbers))
