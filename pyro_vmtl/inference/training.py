@@ -162,7 +162,6 @@ class TrainingModule(lightning.LightningModule):
             self._random_state = None
 
     def on_train_epoch_start(self) -> None:
-        self.batches.set_epoch(self.current_epoch)
         self._epoch_loss = torch.zeros((), device=self.device)
         self._started_at = time.perf_counter()
 

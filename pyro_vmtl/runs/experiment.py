@@ -74,10 +74,10 @@ def run_experiment(config: DictConfig, folder: RunFolder, console: Console) -> F
         },
     )
     _write_inspection(fitted, test, plan.splits, config, folder)
-    for sentence in fitted.warnings:
-        console.print(f"[yellow]Warning:[/yellow] {sentence}")
     for table in _tables({"VMTL" if others else "": scores, **others}):
         console.print(table)
+    for sentence in fitted.warnings:
+        console.print(f"[yellow]Warning:[/yellow] {sentence}")
     _write_report(folder, console)
     console.print(f"Run folder: {folder.path}", soft_wrap=True)
     return fitted
