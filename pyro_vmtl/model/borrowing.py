@@ -117,6 +117,9 @@ class Borrowing(nn.Module):
     def observe(self, lenders: Gaussians, share: float) -> None:
         """Called in training with what :meth:`prior` will see; some learn from it."""
 
+    def advance(self) -> None:
+        """Called when an iteration has been made, that is, its gradient taken."""
+
     def prior(self, draw: Tensor, lenders: Gaussians, share: float = 1.0) -> dist.TorchDistribution:
         """The prior of the site given a draw of the relatedness.
 

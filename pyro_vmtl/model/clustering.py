@@ -43,6 +43,7 @@ class ClusteredBorrowing(Borrowing):
     steps: Tensor
     prior_loc: Tensor
     prior_scale: Tensor
+    rows: Tensor
     refresh_every = 25
 
     def _add_slots(self) -> None:
@@ -62,9 +63,23 @@ class ClusteredBorrowing(Borrowing):
         # s = 1: until the lenders have learned something, nobody borrows.
         self.register_buffer("spreads", torch.full((count,), SPREADS[-1]).double())
         self.register_buffer("steps", torch.tensor(0))
+        # Twins of the buffers, so that no step waits for a device to answer.
+        self._steps, self._observed_at = 0, -1
         shape = (self.num_tasks, *self.event_shape)
         self.register_buffer("prior_loc", torch.zeros(shape))
         self.register_buffer("prior_scale", torch.ones(shape))
+        # One tensor for model and guide, which so see without looking that their laws are equal.
+        self.register_buffer("rows", self._rows(), persistent=False)
+
+    def _rows(self) -> Tensor:
+        """1 where a lender is a relative, ``[S, T, 1, L]``."""
+        slots = self.lender_of_slot.expand(len(self.labels), -1, -1)
+        return self.partitions.together().gather(-1, slots).unsqueeze(-2)
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._steps, self._observed_at = int(self.steps), -1
+        self.rows = self._rows()
 
     @property
     def spread(self) -> Tensor:
@@ -77,34 +92,37 @@ class ClusteredBorrowing(Borrowing):
         return Partitions(self.labels, self.spreads)
 
     def relatedness_posterior(self) -> dist.TorchDistribution:
-        rows = self.partitions.together().gather(
-            -1, self.lender_of_slot.expand(len(self.labels), -1, -1)
-        )
-        return Relatives(rows.unsqueeze(-2))
+        return Relatives(self.rows)
 
     def relatedness_prior(self) -> dist.TorchDistribution:
         return self.relatedness_posterior()
 
     @torch.no_grad()
     def observe(self, lenders: Gaussians, share: float) -> None:
-        """Go on sampling partitions, once in a while, and pool the lenders anew."""
+        """Go on sampling partitions where it is due, and pool the lenders anew."""
         if lenders.loc.is_meta:
             return  # there is nothing to see
-        if int(self.steps) % self.refresh_every == 0:
-            evidence = evidence_of(lenders, share)
-            generator = torch.Generator(device=lenders.loc.device)
-            generator.manual_seed(int(self.steps))  # so that a resumed run repeats
-            here = Partitions(self.labels[-_CHAINS:], self.spreads[-_CHAINS:])
-            known = self.pool.known is not None
-            draws, _ = sample_partitions(
-                evidence, here, _SWEEPS, _KEPT, self.pool.concentration, generator, known
-            )
-            self.labels.copy_(draws.labels)
-            self.spreads.copy_(draws.spread)
-            # A tempered posterior counts the borrower's data 1 / share times, and so the lenders'.
-            pooled = pooled_prior(evidence_of(lenders), draws)
-            self.prior_loc.copy_(pooled.loc.view_as(self.prior_loc))
-            self.prior_scale.copy_(pooled.scale.view_as(self.prior_scale))
+        if self._steps % self.refresh_every or self._steps == self._observed_at:
+            return
+        evidence = evidence_of(lenders, share)
+        generator = torch.Generator(device=lenders.loc.device)
+        generator.manual_seed(self._steps)  # so that a resumed run repeats
+        here = Partitions(self.labels[-_CHAINS:], self.spreads[-_CHAINS:])
+        known = self.pool.known is not None
+        draws, _ = sample_partitions(
+            evidence, here, _SWEEPS, _KEPT, self.pool.concentration, generator, known
+        )
+        self.labels.copy_(draws.labels)
+        self.spreads.copy_(draws.spread)
+        self.rows = self._rows()
+        # A tempered posterior counts the borrower's data 1 / share times, and so the lenders'.
+        pooled = pooled_prior(evidence_of(lenders), draws)
+        self.prior_loc.copy_(pooled.loc.view_as(self.prior_loc))
+        self.prior_scale.copy_(pooled.scale.view_as(self.prior_scale))
+        self._observed_at = self._steps
+
+    def advance(self) -> None:
+        self._steps += 1
         self.steps += 1
 
     def prior(self, draw: Tensor, lenders: Gaussians, share: float = 1.0) -> dist.Independent:

@@ -41,6 +41,9 @@ class Lenders(nn.Module):
         """The posteriors of the tasks' encoder layers, ``[T, inputs + 1, d_z]``."""
         raise NotImplementedError
 
+    def advance(self) -> None:
+        """Called when an iteration has been made, that is, its gradient taken."""
+
     def programs(self) -> list[VMTL]:
         """Further models whose ELBOs are to be trained beside the main one."""
         return []
@@ -66,7 +69,6 @@ class Recursive(Lenders):
         self._started = False
 
     def advance(self) -> None:
-        """Mark that an iteration has been made; the guide calls it when a gradient is taken."""
         if not self._started:
             self._started = True
             self.started.fill_(True)
@@ -109,6 +111,8 @@ class Anchored(Lenders):
             pool=Standard(),
         )
         self.anchor.tempering = vmtl.tempering  # one dictionary: both programs temper alike
+        # A narrow start would pass for evidence until training has widened it.
+        self.anchor.classifier.forget()
 
     def weights(self, vmtl: VMTL) -> Gaussians | None:
         return self.anchor.classifier.gaussians().detach()

@@ -1,5 +1,7 @@
 """Variational posteriors of the tasks' weights."""
 
+import math
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,9 @@ class WeightsPosterior(nn.Module):
     def gaussians(self) -> Gaussians:
         """The T posteriors, ``[T, K, d_z + 1]``."""
         raise NotImplementedError
+
+    def forget(self) -> None:
+        """Be as wide as N(0, I), where that is a setting: know nothing yet."""
 
     def forward(self) -> dist.TorchDistribution:
         """q(w), batch shape ``[T, 1]``, event shape ``[K, d_z + 1]``."""
@@ -62,3 +67,7 @@ class MeanFieldWeights(WeightsPosterior):
 
     def gaussians(self) -> Gaussians:
         return Gaussians(self.loc, self.scale)
+
+    @torch.no_grad()
+    def forget(self) -> None:
+        self.raw_scale.fill_(math.log(math.expm1(1.0)))

@@ -251,9 +251,13 @@ class VMTL(PyroModule):
     def _advance_after(self, weights: Tensor) -> None:
         # An iteration is made when its gradient is taken. Until then every particle has the same
         # prior, and running a program to look at its trace changes nothing.
-        lenders = self.lenders
-        if self.training and weights.requires_grad and isinstance(lenders, Recursive):
-            weights.register_hook(lambda gradient: lenders.advance())
+        if self.training and weights.requires_grad and self.borrowing:
+            weights.register_hook(lambda gradient: self._advance())
+
+    def _advance(self) -> None:
+        self.lenders.advance()
+        for site in self.borrowing:
+            self._borrowing(site).advance()
 
     def _representations_prior(self, batch: Batch) -> Tensor:
         if self.encoder.has_density:

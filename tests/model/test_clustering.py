@@ -55,6 +55,12 @@ def _same(one: ClusteredBorrowing, other: ClusteredBorrowing) -> bool:
     return ours.keys() == theirs.keys() and all(ours[k].equal(theirs[k]) for k in ours)
 
 
+def _iterate(borrowing: ClusteredBorrowing, lenders: Gaussians) -> None:
+    """What one training step does with it."""
+    borrowing.observe(lenders, 1.0)
+    borrowing.advance()
+
+
 def _make(**choices: Any) -> VMTL:
     choices.setdefault("encoder", Identity())
     choices.setdefault("pool", Clustered())
@@ -105,25 +111,30 @@ class TestRefresh:
 
     def test_comes_once_in_a_while_and_goes_on_from_where_the_chains_stand(self) -> None:
         borrowing = _borrowing()
-        borrowing.observe(_lenders(), 1.0)
+        _iterate(borrowing, _lenders())
         after = _state(borrowing)
         for step in range(1, borrowing.refresh_every):
-            borrowing.observe(_lenders(seed=step), 1.0)
+            _iterate(borrowing, _lenders(seed=step))
         changed = {
             name for name, value in _state(borrowing).items() if not value.equal(after[name])
         }
         assert changed == {"steps"}
         borrowing.observe(_lenders(seed=99), 1.0)
         assert not borrowing.prior_loc.equal(after["prior_loc"])
+        seen = _state(borrowing)
+        borrowing.observe(_lenders(seed=100), 1.0)
+        assert all(value.equal(seen[name]) for name, value in _state(borrowing).items()), (
+            "the same iteration, looked at again, sampled once more"
+        )
 
     def test_repeats_whatever_noise_there_was_before(self) -> None:
         one, other = _borrowing(), _borrowing()
         for step in range(60):
-            one.observe(_lenders(seed=step), 1.0)
+            _iterate(one, _lenders(seed=step))
         before = torch.get_rng_state()
         for step in range(60):
             torch.rand(3)
-            other.observe(_lenders(seed=step), 1.0)
+            _iterate(other, _lenders(seed=step))
         assert _same(one, other)
         torch.set_rng_state(before)
         expected = torch.rand(3)
@@ -134,12 +145,12 @@ class TestRefresh:
     def test_goes_on_after_a_restart_as_if_there_had_been_none(self) -> None:
         whole, resumed = _borrowing(), _borrowing()
         for step in range(30):
-            whole.observe(_lenders(seed=step), 1.0)
+            _iterate(whole, _lenders(seed=step))
         resumed.load_state_dict(whole.state_dict())
         assert _same(whole, resumed)
         for borrowing in (whole, resumed):
             for step in range(30, 80):
-                borrowing.observe(_lenders(seed=step), 1.0)
+                _iterate(borrowing, _lenders(seed=step))
         assert int(whole.steps) == 80
         assert _same(whole, resumed)
 
@@ -163,7 +174,7 @@ class TestRefresh:
     def test_finds_the_relatives(self) -> None:
         borrowing = _borrowing(num_tasks=6)
         for _ in range(2 * borrowing.refresh_every):
-            borrowing.observe(_lenders(6), 1.0)
+            _iterate(borrowing, _lenders(6))
         chance = borrowing.by_component(borrowing.relatedness_posterior().mean).squeeze(1)
         same = (torch.arange(6)[:, None] - torch.arange(6)) % 2 == 0
         same.fill_diagonal_(False)
@@ -176,7 +187,7 @@ class TestKnownPartition:
         known = [7, 2, 7, 7, 2]
         borrowing = _borrowing(Clustered(known=known))
         for step in range(51):
-            borrowing.observe(_lenders(seed=step), 1.0)
+            _iterate(borrowing, _lenders(seed=step))
         assert (borrowing.labels == borrowing.labels[0]).all()
         same = torch.tensor(known)[:, None] == torch.tensor(known)
         assert borrowing.partitions.together()[0].equal(same.double())
@@ -292,6 +303,15 @@ class TestInAModel:
         self._step(vmtl, batch)
         assert _same(_of(vmtl), before)
 
+    def test_looking_at_a_model_with_gradients_takes_no_step(self) -> None:
+        vmtl, batch = _make().train(), _batch()
+        self._step(vmtl, batch)
+        before = copy.deepcopy(_of(vmtl))
+        for _ in range(before.refresh_every):
+            poutine.trace(vmtl.guide).get_trace(batch)
+            TraceMeanField_ELBO().differentiable_loss(vmtl.model, vmtl.guide, batch)
+        assert _same(_of(vmtl), before)
+
     @pytest.mark.parametrize("weight", [1.0, 0.1])
     def test_tells_the_borrowing_under_which_weight_the_lenders_were_fitted(
         self, weight: float
@@ -302,6 +322,7 @@ class TestInAModel:
         lenders = vmtl.lenders.weights(vmtl)
         assert lenders is not None
         expected.observe(lenders, weight)
+        expected.advance()
         self._step(vmtl, _batch())
         assert _same(_of(vmtl), expected)
 
