@@ -10,18 +10,22 @@ from pyro_vmtl.data import (
     clusters,
     digit_domains,
     read_table,
+    relabelled_digits,
     rotated_digits,
     split_tasks,
 )
 from pyro_vmtl.distributions import PosteriorMixture
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import (
+    Annealing,
     Constant,
     Decay,
     FittedVMTL,
     Predictions,
     Ramp,
+    ScaledVMTL,
     Schedule,
+    Stairs,
     TrainingSettings,
     build,
     elbo_parts,
@@ -29,8 +33,9 @@ from pyro_vmtl.inference import (
     load,
     predict,
     save,
+    scale_temperature,
 )
-from pyro_vmtl.inspection import relatedness, to_inference_data
+from pyro_vmtl.inspection import compare, relatedness, to_inference_data
 from pyro_vmtl.model import (
     MLP,
     VMTL,
@@ -56,6 +61,7 @@ __all__ = [
     "MLP",
     "VMTL",
     "Anchored",
+    "Annealing",
     "Batch",
     "BayesianLinear",
     "Clustered",
@@ -77,8 +83,10 @@ __all__ = [
     "Predictions",
     "Ramp",
     "Recursive",
+    "ScaledVMTL",
     "Schedule",
     "Settings",
+    "Stairs",
     "Standard",
     "TaskBatches",
     "TaskSet",
@@ -86,15 +94,18 @@ __all__ = [
     "TrainingSettings",
     "build",
     "clusters",
+    "compare",
     "digit_domains",
     "elbo_parts",
     "fit",
     "load",
     "predict",
     "read_table",
+    "relabelled_digits",
     "relatedness",
     "rotated_digits",
     "save",
+    "scale_temperature",
     "split_tasks",
     "to_inference_data",
 ]

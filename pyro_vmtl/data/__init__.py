@@ -2,7 +2,14 @@
 
 from pyro_vmtl.data.batches import Batch, TaskBatches
 from pyro_vmtl.data.clusters import cluster_weights, clusters
-from pyro_vmtl.data.digits import ANGLES, DOMAINS, IMAGE_SHAPE, digit_domains, rotated_digits
+from pyro_vmtl.data.digits import (
+    ANGLES,
+    DOMAINS,
+    IMAGE_SHAPE,
+    digit_domains,
+    relabelled_digits,
+    rotated_digits,
+)
 from pyro_vmtl.data.features import extract_features
 from pyro_vmtl.data.image_sets import (
     domainnet,
@@ -18,6 +25,7 @@ from pyro_vmtl.data.networks import FrozenNetwork, frozen_network
 from pyro_vmtl.data.splits import TaskSplits, split_tasks
 from pyro_vmtl.data.tables import read_table, split_table
 from pyro_vmtl.data.task_set import TaskSet
+from pyro_vmtl.data.views import Views, attention_views
 
 __all__ = [
     "ANGLES",
@@ -32,6 +40,8 @@ __all__ = [
     "TaskBatches",
     "TaskSet",
     "TaskSplits",
+    "Views",
+    "attention_views",
     "cluster_weights",
     "clusters",
     "digit_domains",
@@ -44,6 +54,7 @@ __all__ = [
     "office_home",
     "read_images",
     "read_table",
+    "relabelled_digits",
     "rotated_digits",
     "rotated_mnist",
     "split_table",

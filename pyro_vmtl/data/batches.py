@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vmtl.data.arguments import check_whole
+from pyro_vmtl.data.views import Views
 from pyro_vmtl.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Batch:
     :param scale: ``[T, B]`` float32, the inverse of the probability with which a sample of the
         task came into the batch; 1 where ``mask`` is False.
     :param index: ``[T, B]`` int64, the row of the sample in the task set, -1 on padding.
+    :param views: the samples as seen through every task, in training where the prior of the
+        representations needs them (:func:`pyro_vmtl.data.attention_views`); else None.
     """
 
     x: Tensor
@@ -39,6 +42,7 @@ class Batch:
     mask: Tensor
     scale: Tensor
     index: Tensor
+    views: Views | None = field(default=None, kw_only=True)
 
     @property
     def num_tasks(self) -> int:
@@ -61,7 +65,8 @@ class Batch:
         there = tuple(tensor.to(device) for tensor in here)
         if all(new is old for new, old in zip(there, here, strict=True)):
             return self
-        return Batch(*there)
+        views = None if self.views is None else Views(*(part.to(device) for part in self.views))
+        return Batch(*there, views=views)
 
 
 def gather(
@@ -69,6 +74,7 @@ def gather(
     index: Tensor,
     scale: Tensor | None = None,
     device: torch.device | str | None = None,
+    views: Views | None = None,
 ) -> Batch:
     """The batch of the samples at ``index``, read from the flat storage in one go.
 
@@ -76,6 +82,7 @@ def gather(
         sample in the first column; a task without any sample shows the first of the whole set.
     :param scale: ``[T, B]`` float32, by default 1.
     :param device: where the batch goes, by default where ``tasks`` is.
+    :param views: of all samples of ``tasks``, where they are to go along.
     """
     index = index.to(tasks.x.device)
     rows = torch.where(index >= 0, index, index[:, :1].clamp(min=0))
@@ -85,7 +92,8 @@ def gather(
     y = torch.where(mask if y.ndim == 2 else mask.unsqueeze(-1), y, torch.zeros_like(y))
     if scale is None:
         scale = torch.ones(index.shape, dtype=torch.float32)
-    batch = Batch(x=x, y=y, mask=mask, scale=scale.to(index.device), index=index)
+    seen = None if views is None else views.gather(index)
+    batch = Batch(x=x, y=y, mask=mask, scale=scale.to(index.device), index=index, views=seen)
     return batch if device is None else batch.to(device)
 
 
@@ -146,6 +154,7 @@ class TaskBatches:
     :param seed: of the order of samples.
     :param rank: the process among several that train one model, each on batches of its own.
     :param device: where the batches go, by default where ``tasks`` is.
+    :param views: of all samples of ``tasks``, where the batches are to hold them.
     :raises InputError: for sizes that are not positive integers, for both sizes at once, for
         ``per_class`` in regression, and where there is no labelled sample at all.
     """
@@ -159,6 +168,7 @@ class TaskBatches:
         seed: int = 0,
         rank: int = 0,
         device: torch.device | str | None = None,
+        views: Views | None = None,
     ) -> None:
         sizes_given = {
             "batch_size": batch_size,
@@ -191,6 +201,7 @@ class TaskBatches:
         self.rank = int(rank)
         self.epoch = 0
         self.device = device
+        self.views = views
 
         # A group is what chunks are drawn from: a task, or a class of a task.
         rows = np.flatnonzero(labelled)
@@ -279,5 +290,5 @@ class TaskBatches:
         weight = self._sizes / np.maximum(size, 1)
         scale = np.where(here, weight[self._group], 1.0).astype(np.float32)
         return gather(
-            self.tasks, torch.from_numpy(index), torch.from_numpy(scale), device=self.device
+            self.tasks, torch.from_numpy(index), torch.from_numpy(scale), self.device, self.views
         )

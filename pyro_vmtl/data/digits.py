@@ -1,4 +1,4 @@
-"""Two small sets of tasks made from scikit-learn's 1797 real images of handwritten digits."""
+"""Small sets of tasks made from scikit-learn's 1797 real images of handwritten digits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from pyro_vmtl.data.splits import TaskSplits
 from pyro_vmtl.data.task_set import TaskSet
 from pyro_vmtl.errors import InputError
 
-__all__ = ["ANGLES", "DOMAINS", "IMAGE_SHAPE", "digit_domains", "rotated_digits"]
+__all__ = [
+    "ANGLES",
+    "DOMAINS",
+    "IMAGE_SHAPE",
+    "digit_domains",
+    "relabelled_digits",
+    "rotated_digits",
+]
 
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -127,6 +134,58 @@ def digit_domains(shots: int = 3, validation_shots: int | None = None, seed: int
     )
 
 
+def relabelled_digits(
+    shots: int = 3,
+    validation_shots: int | None = None,
+    num_tasks: int = 6,
+    num_codes: int = 2,
+    seed: int = 0,
+) -> TaskSplits:
+    """Classification of real images, where it is known which tasks are related.
+
+    Every task has digits of the same kind, dealt class by class. Tasks of one code give the digits
+    the same labels, those of another a permutation of them, drawn by ``seed``; task t has code
+    t mod ``num_codes``, and ``truth`` holds the codes. Since no encoder can tell from an image to
+    which task it belongs, tasks of different codes must differ in their weights.
+
+    :param shots: training images per class and task.
+    :param validation_shots: validation images per class and task, by default as many again; with
+        0 the validation part is empty.
+    :param num_tasks: T.
+    :param num_codes: how many ways there are to label the digits, at most T.
+    :param seed: of the dealing and of the codes.
+    :returns: three parts that share no source image (``sources``: its row in ``load_digits``).
+    :raises InputError: if the digits do not suffice for one test image per class and task.
+    """
+    check_whole("num_tasks", num_tasks, 1)
+    check_whole("num_codes", num_codes, 1)
+    if num_codes > num_tasks:
+        raise InputError(f"num_codes is {num_codes}; expected at most the {num_tasks} tasks.")
+    images, labels = _digits()
+    pools = _shuffled_pools(labels, seed)
+    largest = min(len(pool) for pool in pools) // num_tasks - 1
+    validation_shots = _check_shots(shots, validation_shots, largest, "class and task")
+
+    generator = np.random.default_rng((seed, 1))
+    codes = [np.arange(10), *(generator.permutation(10) for _ in range(num_codes - 1))]
+    given = np.empty_like(labels)
+    parts = []
+    for task in range(num_tasks):
+        dealt = [pool[task::num_tasks] for pool in pools]
+        parts.append([np.split(rows, (shots, shots + validation_shots)) for rows in dealt])
+        own = np.concatenate(dealt)
+        given[own] = codes[task % num_codes][labels[own]]
+    return _splits(
+        names=tuple(f"code {t % num_codes}, {t // num_codes + 1}" for t in range(num_tasks)),
+        images=images,
+        y=torch.from_numpy(given),
+        parts=parts,
+        classes=tuple(str(digit) for digit in range(10)),
+        outputs=None,
+        truth=torch.arange(num_tasks) % num_codes,
+    )
+
+
 @lru_cache(maxsize=1)
 def _digits() -> tuple[_Array, _Array]:
     digits = load_digits()
@@ -166,6 +225,7 @@ def _splits(
     parts: Sequence[Sequence[Sequence[_Array]]],
     classes: tuple[str, ...] | None,
     outputs: tuple[str, ...] | None,
+    truth: torch.Tensor | None = None,
 ) -> TaskSplits:
     """``parts[task][stratum]`` are the rows for training, validation and test."""
     x = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))
@@ -183,6 +243,7 @@ def _splits(
                 classes=classes,
                 outputs=outputs,
                 sources=rows,
+                truth=truth,
             )
         )
     return TaskSplits(*sets)

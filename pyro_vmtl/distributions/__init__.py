@@ -4,6 +4,8 @@ from pyro_vmtl.distributions.gaussians import Gaussians, pairwise_kl, pairwise_l
 from pyro_vmtl.distributions.kl import relaxed_categorical_kl
 from pyro_vmtl.distributions.mixture import KLBound, PosteriorMixture
 from pyro_vmtl.distributions.partition import (
+    FACTORS,
+    SCALES,
     SPREADS,
     Evidence,
     Partitions,
@@ -16,6 +18,8 @@ from pyro_vmtl.distributions.pooling import geometric_pool, linear_pool, power_p
 from pyro_vmtl.distributions.relatedness import RelatednessGates, RelatednessWeights
 
 __all__ = [
+    "FACTORS",
+    "SCALES",
     "SPREADS",
     "Evidence",
     "Gaussians",

@@ -1,11 +1,19 @@
 r"""Hidden clusters of tasks, inferred from what each task's own data said.
 
 Task i's data enter as Gaussian evidence on its weights, :math:`\exp(h_i w - \lambda_i w^2 / 2)`.
-Tasks of one cluster share a centre: :math:`w_i = \rho\,c_k + s\,\epsilon_i` with
-:math:`\rho = \sqrt{1 - s^2}` and :math:`c_k, \epsilon_i` standard normal. Every task by itself is
-N(0, I), as without sharing; two tasks of a cluster correlate by :math:`1 - s^2`; at s = 1 nobody
-shares. Partitions have a Dirichlet process's prior. All is diagonal and Gaussian, so centres and
-weights integrate out, and partitions and s are drawn by Gibbs sampling.
+Tasks of one cluster share a centre: :math:`w_i = \tau (\rho\,c_k + s\,\epsilon_i)` with
+:math:`\rho = \sqrt{1 - s^2}` and :math:`c_k, \epsilon_i` standard normal. Two tasks of a cluster
+correlate by :math:`1 - s^2`. Partitions have a Dirichlet process's prior.
+
+What tells relatives from strangers is how far the tasks' estimates :math:`h_i / \lambda_i` scatter,
+within a cluster and beyond. Under N(0, I) with noise of variance :math:`1 / \lambda` they would
+scatter by :math:`\sqrt{1 + 1 / \lambda}`; weights on top of a learned encoder scatter far less, and
+taken at their word they would agree, all of them, whatever the tasks. So two more things are
+inferred: the scale :math:`\tau` of the weights, and how much smaller than said the noise is, a
+factor :math:`\kappa \geq 1` on the evidence. (Less than 1 would explain strangers as noise.)
+
+All is diagonal and Gaussian, so centres and weights integrate out; partitions are drawn by Gibbs
+sampling, and s, :math:`\tau` and :math:`\kappa` by Metropolis steps on grids.
 """
 
 import math
@@ -20,6 +28,8 @@ from torch.types import _size
 from pyro_vmtl.distributions.gaussians import Gaussians
 
 __all__ = [
+    "FACTORS",
+    "SCALES",
     "SPREADS",
     "Evidence",
     "Partitions",
@@ -29,8 +39,21 @@ __all__ = [
     "sample_partitions",
 ]
 
-SPREADS = (0.1, 0.2, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
-"""The values of s that are tried, equally likely beforehand."""
+SPREADS = (0.1, 0.2, 0.3, 0.45, 0.6, 0.75)
+"""The values of s that are tried, equally likely beforehand.
+
+They end where tasks of a cluster correlate by 0.44: less would be a cluster of strangers, and to
+share one would mean nothing.
+"""
+
+
+SCALES = tuple(2.0**k for k in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2))
+"""The values of tau that are tried; its logarithm has a normal prior around 0, sd log 2."""
+
+FACTORS = tuple(2.0**k for k in (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8))
+"""The values of kappa that are tried, with a prior of 1 / kappa each."""
+
+_FLOOR = 0.05  # entries of less precision say nothing, and their estimates are 0 / 0
 
 
 class Evidence(NamedTuple):
@@ -49,39 +72,58 @@ class Partitions(NamedTuple):
 
     :ivar labels: the cluster of each task, ``[S, T]`` int64.
     :ivar spread: s of each draw, ``[S]`` float64.
+    :ivar scale: tau of each draw, ``[S]`` float64.
+    :ivar factor: kappa of each draw, ``[S]`` float64.
     """
 
     labels: Tensor
     spread: Tensor
+    scale: Tensor
+    factor: Tensor
+
+    @classmethod
+    def at_start(cls, labels: Tensor) -> "Partitions":
+        """Draws before anything was seen: evidence is taken at its word.
+
+        :param labels: ``[S, T]``.
+        """
+        one = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
+        return cls(labels, SPREADS[-1] * one, one, one.clone())
 
     def together(self) -> Tensor:
         """1 where two tasks share a cluster, a task with itself included, ``[S, T, T]``."""
         return (self.labels.unsqueeze(-1) == self.labels.unsqueeze(-2)).double()
 
 
-def evidence_of(posteriors: Gaussians, share: float = 1.0) -> Evidence:
+def evidence_of(posteriors: Gaussians) -> Evidence:
     """The evidence that turned N(0, I) into these posteriors.
 
     :param posteriors: of the T tasks, each from its own data alone, ``[T, *event]``.
-    :param share: of the evidence to take. Under a KL weight of 0.1 the data counted ten times, and
-        a tenth is what they said once.
     """
     loc, scale = (x.double().flatten(1) for x in posteriors)
     precision = scale.square().reciprocal()
     added = (precision - 1).clamp_min(0)
     shift = torch.where(added > 0, loc * precision, torch.zeros_like(loc))
-    return Evidence(share * shift, share * added)
+    return Evidence(shift, added)
 
 
-def _of_centre(evidence: Evidence, spread: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _of_centre(
+    evidence: Evidence, spread: Tensor, scale: Tensor | None = None, factor: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Evidence on the weights, as evidence on a cluster's centre; and its constant.
 
-    :param spread: s, ``[S]``.
-    :return: shift and precision ``[S, T, P]``, and the log of what does not depend on the centre,
-        ``[S, T]``.
+    :param spread: s, ``[*S]``.
+    :param scale: tau, ``[*S]``, or None for 1.
+    :param factor: kappa, likewise.
+    :return: shift and precision ``[*S, T, P]``, and the log of what does not depend on the centre,
+        ``[*S, T]``.
     """
     shift, precision = evidence
-    variance = spread.square()[:, None, None]
+    one = torch.ones_like(spread)
+    scale, factor = (one if x is None else x for x in (scale, factor))
+    shift = (factor * scale)[..., None, None] * shift
+    precision = (factor * scale.square())[..., None, None] * precision
+    variance = spread.square()[..., None, None]
     widened = 1 + variance * precision
     correlation = (1 - variance).clamp_min(0)
     constant = -0.5 * (widened.log() - variance * shift.square() / widened).sum(-1)
@@ -104,9 +146,10 @@ def sample_partitions(
     generator: torch.Generator | None = None,
     known: bool = False,
 ) -> tuple[Partitions, Partitions]:
-    """Gibbs sampling of the partition and s, several chains side by side.
+    """Gibbs sampling of the partition and its parameters, several chains side by side.
 
-    A sweep draws each task's cluster given the others (a cluster of its own included), then s.
+    A sweep draws each task's cluster given the others (a cluster of its own included), proposes to
+    split or merge clusters, and takes a Metropolis step each of s, tau and kappa.
 
     :param evidence: of the T tasks.
     :param start: where the chains stand.
@@ -114,22 +157,41 @@ def sample_partitions(
     :param keep: of how many of the last sweeps the draws are returned.
     :param concentration: of the Dirichlet process; more makes lone tasks likelier.
     :param generator: of the noise, on the evidence's device.
-    :param known: the partition is known: only s is drawn.
+    :param known: the partition is known: only its parameters are drawn.
     :return: the draws kept, chains of the same sweep together, and where the chains stand now.
     """
-    labels, spread = start.labels.clone(), start.spread.clone()
-    grid = torch.tensor(SPREADS, dtype=torch.float64, device=labels.device)
-    tried = _of_centre(evidence, grid)
+    labels = start.labels.clone()
+    said = evidence.precision >= _FLOOR
+    somewhere = said.any(0)  # an entry of which no task's data say anything costs no time
+    evidence = Evidence(
+        *(torch.where(said, x, torch.zeros_like(x))[:, somewhere] for x in evidence)
+    )
+    grids = [_grid(values, labels) for values in (SPREADS, SCALES, FACTORS)]
+    places = [
+        torch.searchsorted(grid, values - 1e-9)
+        for grid, values in zip(grids, start[1:], strict=True)
+    ]
     kept: list[Partitions] = []
     for sweep in range(sweeps):
         if not known:
-            at = torch.searchsorted(grid, spread - 1e-9)
-            labels = _sweep(labels, tried[0][at], tried[1][at], concentration, generator)
-        spread = grid[_draw_spread(tried, labels, generator)]
+            values = (grid[place] for grid, place in zip(grids, places, strict=True))
+            shift, precision, _ = _of_centre(evidence, *values)
+            labels = _sweep(labels, shift, precision, concentration, generator)
+            labels = _split_or_merge(labels, shift, precision, concentration, generator)
+        places = _draw_parameters(evidence, labels, grids, places, generator)
         if sweep >= sweeps - keep:
-            kept.append(Partitions(labels.clone(), spread.clone()))
-    draws = Partitions(torch.cat([d.labels for d in kept]), torch.cat([d.spread for d in kept]))
-    return draws, Partitions(labels, spread)
+            kept.append(_here(labels, grids, places))
+    draws = Partitions(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
+    return draws, _here(labels, grids, places)
+
+
+def _grid(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device=like.device)
+
+
+def _here(labels: Tensor, grids: list[Tensor], places: list[Tensor]) -> Partitions:
+    values = (grid[place] for grid, place in zip(grids, places, strict=True))
+    return Partitions(labels.clone(), *values)
 
 
 def _sweep(
@@ -145,15 +207,17 @@ def _sweep(
     member = torch.nn.functional.one_hot(labels, slots).double().mT  # [chains, slots, T]
     shifts, precisions = member @ shift, member @ precision
     counts = member.sum(-1)
+    apart = _log_evidence(shifts, precisions)  # of each slot, kept up with its members
     for t in torch.randperm(labels.shape[1], generator=generator, device=labels.device).tolist():
         own = labels[:, t]
         shifts[row, own] -= shift[:, t]
         precisions[row, own] -= precision[:, t]
         counts[row, own] -= 1
+        apart[row, own] = _log_evidence(shifts[row, own], precisions[row, own])
         joined = _log_evidence(
             shifts + shift[:, t].unsqueeze(1), precisions + precision[:, t].unsqueeze(1)
         )
-        gain = joined - _log_evidence(shifts, precisions)
+        gain = joined - apart
         empty = counts < 0.5
         new = concentration / empty.sum(-1, keepdim=True)
         prior = torch.where(empty, new, counts).log()
@@ -163,27 +227,128 @@ def _sweep(
         shifts[row, own] += shift[:, t]
         precisions[row, own] += precision[:, t]
         counts[row, own] += 1
+        apart[row, own] = joined[row, own]
     return labels
 
 
-def _compact(labels: Tensor) -> tuple[Tensor, int]:
+def _split_or_merge(
+    labels: Tensor,
+    shift: Tensor,
+    precision: Tensor,
+    concentration: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Propose to split a cluster in two, or to merge two, in each chain.
+
+    One task at a time does not leave a cluster that it shares with the wrong half of another: two
+    tasks are drawn, and where they share a cluster its other members are dealt to them in turn, by
+    what they say; where they do not, their clusters are proposed to become one (sequentially
+    allocated merge-split; Dahl 2003, with the acceptance probability of Metropolis and Hastings).
+    """
+    chains, num_tasks = labels.shape
+    if num_tasks < 2:
+        return labels
+    labels, _ = _compact(labels)
+    row, device = torch.arange(chains, device=labels.device), labels.device
+    first, shift_by = (
+        torch.randint(0, below, (chains,), generator=generator, device=device)
+        for below in (num_tasks, num_tasks - 1)
+    )
+    pair = torch.stack([first, (first + 1 + shift_by) % num_tasks], 1)  # [chains, 2]
+    clusters = labels.gather(1, pair)
+    is_split = clusters[:, 0] == clusters[:, 1]
+    in_second = labels == clusters[:, 1:]
+    involved = in_second | (labels == clusters[:, :1])
+    shifts, precisions = shift[row[:, None], pair], precision[row[:, None], pair]
+    apart, counts = _log_evidence(shifts, precisions), torch.ones_like(pair).double()
+    side = torch.zeros_like(labels).scatter_(1, pair[:, 1:], 1)
+    log_chance = torch.zeros(chains, dtype=torch.float64, device=device)
+    for t in torch.randperm(num_tasks, generator=generator, device=device).tolist():
+        dealt = involved[:, t] & (pair != t).all(1)
+        joined = _log_evidence(
+            shifts + shift[:, t].unsqueeze(1), precisions + precision[:, t].unsqueeze(1)
+        )
+        log_chances = (joined - apart + counts.log()).log_softmax(-1)
+        drawn = torch.multinomial(log_chances.exp(), 1, generator=generator).squeeze(-1)
+        to = torch.where(is_split, drawn, in_second[:, t].long())
+        log_chance += torch.where(dealt, log_chances[row, to], 0.0)
+        gets = torch.nn.functional.one_hot(to, 2).double() * dealt.unsqueeze(-1)
+        shifts = shifts + gets.unsqueeze(-1) * shift[:, t].unsqueeze(1)
+        precisions = precisions + gets.unsqueeze(-1) * precision[:, t].unsqueeze(1)
+        apart = torch.where(gets > 0, joined, apart)
+        counts = counts + gets
+        side[:, t] = torch.where(dealt, to, side[:, t])
+    two = math.log(concentration) + counts.lgamma().sum(-1) + apart.sum(-1)
+    one = counts.sum(-1).lgamma() + _log_evidence(shifts.sum(1), precisions.sum(1))
+    gain = two - one - log_chance
+    gain = torch.where(is_split, gain, -gain)
+    split = torch.where(involved & (side == 1), num_tasks, labels)
+    merged = torch.where(in_second, clusters[:, :1], labels)
+    proposed = torch.where(is_split.unsqueeze(-1), split, merged)
+    noise = torch.rand(chains, generator=generator, device=device).double()
+    return torch.where((noise.log() < gain).unsqueeze(-1), proposed, labels)
+
+
+def _compact(labels: Tensor, room: int = 8) -> tuple[Tensor, int]:
     """The same clusters numbered from 0; and how many slots, with room for some new ones."""
     chains, num_tasks = labels.shape
     used = torch.zeros(chains, num_tasks + 1, dtype=torch.long, device=labels.device)
     used.scatter_(1, labels, 1)
     number = used.cumsum(-1) - 1
-    return number.gather(1, labels), min(num_tasks, int(number.max()) + 9)
+    return number.gather(1, labels), min(num_tasks, int(number.max()) + 1 + room)
 
 
-def _draw_spread(
-    tried: tuple[Tensor, Tensor, Tensor], labels: Tensor, generator: torch.Generator | None
+def _draw_parameters(
+    evidence: Evidence,
+    labels: Tensor,
+    grids: list[Tensor],
+    places: list[Tensor],
+    generator: torch.Generator | None,
+) -> list[Tensor]:
+    """Places in the grids of s, tau and kappa for every chain, given its clusters."""
+    compact, slots = _compact(labels, room=0)
+    member = torch.nn.functional.one_hot(compact, slots).double().mT
+
+    def joint_at(places: list[Tensor]) -> Tensor:
+        values = (grid[place] for grid, place in zip(grids, places, strict=True))
+        return _log_joint(evidence, member, *values)
+
+    def draw(below: int) -> Tensor:
+        shape, device = labels.shape[:1], labels.device
+        return torch.randint(0, below, shape, generator=generator, device=device)
+
+    here = joint_at(places)
+    for moved, grid in enumerate(grids):
+        if moved == 0:  # s goes anywhere else, tau and kappa up or down by at most three places
+            there = (places[0] + 1 + draw(len(grid) - 1)) % len(grid)
+        else:
+            there = places[moved] + (2 * draw(2) - 1) * (1 + draw(3))
+        inside = (there >= 0) & (there < len(grid))
+        proposed = [*places[:moved], there.clamp(0, len(grid) - 1), *places[moved + 1 :]]
+        joint = joint_at(proposed)
+        noise = torch.rand(here.shape, generator=generator, device=here.device).double()
+        taken = inside & (noise.log() < joint - here)
+        here = torch.where(taken, joint, here)
+        places = [torch.where(taken, new, old) for new, old in zip(proposed, places, strict=True)]
+    return places
+
+
+def _log_joint(
+    evidence: Evidence, member: Tensor, spread: Tensor, scale: Tensor, factor: Tensor
 ) -> Tensor:
-    """An index into the grid of s for every chain, given its clusters."""
-    compact, slots = _compact(labels)
-    member = torch.nn.functional.one_hot(compact, slots).double().mT.unsqueeze(1)
-    shift, precision, constant = tried
+    """log density of the estimates and the parameters given the clusters, up to a constant.
+
+    :param member: ``[S, slots, T]``, 1 for the members of each cluster.
+    :param spread: ``[S]``, as the others.
+    :return: ``[S]``.
+    """
+    shift, precision, constant = _of_centre(evidence, spread, scale, factor)
     joint = _log_evidence(member @ shift, member @ precision).sum(-1) + constant.sum(-1)
-    return torch.multinomial(joint.softmax(-1), 1, generator=generator).squeeze(-1)
+    # exp(kappa (h w - lambda w^2 / 2)) as a density of the estimate h / lambda.
+    said = evidence.precision > 0
+    estimates = torch.where(said, evidence.shift.square() / evidence.precision, 0.0).sum()
+    joint = joint + 0.5 * (said.sum() * factor.log() - factor * estimates)
+    return joint - 0.5 * (scale.log() / math.log(2)).square() - factor.log()
 
 
 def pooled_prior(evidence: Evidence, partitions: Partitions) -> Gaussians:
@@ -195,16 +360,17 @@ def pooled_prior(evidence: Evidence, partitions: Partitions) -> Gaussians:
 
     :return: ``loc`` and ``scale`` of ``[T, P]``, float64.
     """
-    shift, precision, _ = _of_centre(evidence, partitions.spread)
+    _, spread, scale, factor = partitions
+    shift, precision, _ = _of_centre(evidence, spread, scale, factor)
     others = partitions.together()
     others = others - torch.eye(others.shape[-1], dtype=torch.float64, device=others.device)
-    variance = partitions.spread.square()[:, None, None]
+    variance = spread.square()[:, None, None]
     correlation = 1 - variance
     total = 1 + others @ precision
-    loc = correlation.sqrt() * (others @ shift) / total
-    spread = correlation / total + variance
+    loc = scale[:, None, None] * correlation.sqrt() * (others @ shift) / total
+    within = scale.square()[:, None, None] * (correlation / total + variance)
     mean = loc.mean(0)
-    return Gaussians(mean, (spread.mean(0) + (loc - mean).square().mean(0)).sqrt())
+    return Gaussians(mean, (within.mean(0) + (loc - mean).square().mean(0)).sqrt())
 
 
 class Relatives(dist.TorchDistribution):

@@ -1,7 +1,7 @@
 """Inference: schedules, training, prediction, metrics, and saved models."""
 
 from pyro_vmtl.inference.diagnostics import diagnose, explain
-from pyro_vmtl.inference.elbo import ELBOParts, elbo_parts
+from pyro_vmtl.inference.elbo import ELBOParts, elbo_parts, task_losses
 from pyro_vmtl.inference.fit import FittedVMTL, build, fit
 from pyro_vmtl.inference.metrics import (
     calibration_range,
@@ -11,19 +11,37 @@ from pyro_vmtl.inference.metrics import (
 )
 from pyro_vmtl.inference.predict import Predictions, predict
 from pyro_vmtl.inference.saving import load, save
-from pyro_vmtl.inference.schedules import Constant, Decay, Ramp, Schedule
+from pyro_vmtl.inference.schedules import (
+    Annealing,
+    Constant,
+    Decay,
+    Ramp,
+    Schedule,
+    Stairs,
+)
+from pyro_vmtl.inference.temperature_scaling import ScaledVMTL, scale_temperature
 from pyro_vmtl.inference.training import TrainingModule, TrainingSettings
+from pyro_vmtl.inference.weighting import (
+    GradientWeighting,
+    UncertaintyWeighting,
+    shared_parameters,
+)
 
 __all__ = [
+    "Annealing",
     "Constant",
     "Decay",
     "ELBOParts",
     "FittedVMTL",
+    "GradientWeighting",
     "Predictions",
     "Ramp",
+    "ScaledVMTL",
     "Schedule",
+    "Stairs",
     "TrainingModule",
     "TrainingSettings",
+    "UncertaintyWeighting",
     "build",
     "calibration_range",
     "classification_metrics",
@@ -36,4 +54,7 @@ __all__ = [
     "predict",
     "regression_metrics",
     "save",
+    "scale_temperature",
+    "shared_parameters",
+    "task_losses",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import RelatednessGates, RelatednessWeights
-from pyro_vmtl.model import SITES, VMTL, Borrowing, linear_predictor
+from pyro_vmtl.model import SITES, VMTL, Borrowing, ClusteredBorrowing, linear_predictor
 
 __all__ = [
     "DRIFT_THRESHOLD",
@@ -67,11 +67,12 @@ def diagnose(vmtl: VMTL, batch: Batch) -> dict[str, float]:
       of the weights;
     - ``weights_drift``: the root mean square of the weights under their posterior, in standard
       deviations of N(0, I);
-    - ``weights_evidence``: the precision that the tasks' posteriors have beyond N(0, I), over what
+    - ``weights_evidence``: the precision that the tasks' posteriors have beyond N(0, I) (for the
+      pool ``clustered``, N(0, tau^2)), over what
       the data of *all* tasks together would add to it if every task shared one and the same weights
       (the Fisher information, divided by the KL weight). 1 / T where each task counts its own data
       once; more than 1 says that data were counted more than once, since there are no more. For the
-      likelihoods of this library;
+      likelihoods of this library, and not for point estimates, whose scale is 0;
     - ``lenders_evidence``: the same for anchored lenders, of which each counts its own data alone;
     - ``relatedness_<site>_information``: what relatedness has learned: the KL divergence of its
       probabilities from those it started with, in nats per task (of gates: per gate);
@@ -124,7 +125,7 @@ def diagnose(vmtl: VMTL, batch: Batch) -> dict[str, float]:
 def _evidence(vmtl: VMTL, batch: Batch, law: dist.TorchDistribution) -> float | None:
     """How often the posteriors have counted the data of all tasks together."""
     kl_weight = vmtl.tempering["weights"]
-    if kl_weight == 0:  # the prior plays no part
+    if kl_weight == 0 or vmtl.classifier.is_point:  # the prior, or a scale, plays no part
         return None
     information = torch.zeros_like(vmtl.classifier.gaussians().scale[0])  # [K, d_z + 1]
     for _ in range(_DRAWS):  # one at a time, in the memory of a training step
@@ -138,9 +139,17 @@ def _evidence(vmtl: VMTL, batch: Batch, law: dist.TorchDistribution) -> float | 
             features = torch.cat([features, torch.ones_like(features[..., :1])], -1)
         information += (counted.mT @ features).sum(0)  # of all tasks
     information /= _DRAWS * kl_weight
-    added = vmtl.classifier.gaussians().scale.square().reciprocal() - 1
+    added = vmtl.classifier.gaussians().scale.square().reciprocal() - _precision_alone(vmtl)
     evidence = float(added.clamp_min(0).mean() / information.mean())
     return evidence if math.isfinite(evidence) else None
+
+
+def _precision_alone(vmtl: VMTL) -> float:
+    """Of the prior of a task that has no relatives: 1, but for clusters with a learned scale."""
+    for site, borrowing in vmtl.borrowing.items():
+        if site == "weights" and isinstance(borrowing, ClusteredBorrowing):
+            return float(borrowing.scales.square().reciprocal().mean())
+    return 1.0
 
 
 def _curvature(vmtl: VMTL, representations: Tensor, weights: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The ELBO in parts, as Bayes' rule has it, whatever KL weights training uses."""
+"""The ELBO taken apart: in its terms, as Bayes' rule has them, and by task, as training does."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.model import SITES, VMTL
 
-__all__ = ["ELBOParts", "elbo_parts"]
+__all__ = ["ELBOParts", "elbo_parts", "task_losses"]
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,15 @@ class ELBOParts:
         return self.expected_log_likelihood - kl
 
 
-def _kl(guide_site: Any, model_site: Any) -> float:
+def _kl(guide_site: Any, model_site: Any) -> Tensor:
+    """Tempered, scaled and masked, over the site's batch shape."""
     try:
         kl = kl_divergence(guide_site["fn"], model_site["fn"])
     except NotImplementedError:  # as Pyro does: estimate it from the draw
         value = guide_site["value"]
         kl = guide_site["fn"].log_prob(value) - model_site["fn"].log_prob(value)
-    kl = scale_and_mask(kl, guide_site["scale"], guide_site["mask"])
-    return float(kl.sum())
+    scaled: Tensor = scale_and_mask(kl, guide_site["scale"], guide_site["mask"])
+    return scaled
 
 
 @torch.no_grad()
@@ -78,8 +81,40 @@ def _one_draw(vmtl: VMTL, batch: Batch) -> dict[str, float]:
             sign, part = (1, name) if name == "targets" else (-1, "representations")
             parts[part] += sign * model.nodes[name]["log_prob_sum"].item()
     for name in SITES:
-        parts[name] += _kl(guide.nodes[name], model.nodes[name])
+        parts[name] += float(_kl(guide.nodes[name], model.nodes[name]).sum())
         relatedness = f"relatedness_{name}"
         if relatedness in model.nodes:
-            parts["relatedness"] += _kl(guide.nodes[relatedness], model.nodes[relatedness])
+            kl = _kl(guide.nodes[relatedness], model.nodes[relatedness])
+            parts["relatedness"] += float(kl.sum())
     return parts
+
+
+def task_losses(vmtl: VMTL, batch: Batch, num_particles: int = 1) -> Tensor:
+    """Minus each task's part of the tempered ELBO, with gradient.
+
+    The sum over tasks is the loss of Pyro's ``TraceMeanField_ELBO`` for the same draws. The KL of a
+    Bayesian encoder layer stands in the ELBO as one number: every task gets an equal share of it.
+
+    :param batch: training data; its ``scale`` makes a minibatch stand for the whole.
+    :param num_particles: draws to average over, one after the other.
+    :return: ``[T]``, in nats.
+    """
+    total = sum(_task_losses_of_one_draw(vmtl, batch) for _ in range(num_particles))
+    assert isinstance(total, Tensor)
+    return total / num_particles
+
+
+def _task_losses_of_one_draw(vmtl: VMTL, batch: Batch) -> Tensor:
+    guide = poutine.trace(vmtl.guide).get_trace(batch)
+    model = poutine.trace(poutine.replay(vmtl.model, trace=guide)).get_trace(batch)
+    model.compute_log_prob(lambda name, site: site["is_observed"])
+    losses = batch.x.new_zeros(vmtl.num_tasks)
+    for name, site in prune_subsample_sites(model).nodes.items():
+        if site["type"] != "sample":
+            continue
+        loss = -site["log_prob"] if site["is_observed"] else _kl(guide.nodes[name], site)
+        if len(loss) == vmtl.num_tasks:  # [T, 1] or [T, B]
+            losses = losses + loss.sum(-1)
+        else:  # [1, 1]
+            losses = losses + loss.sum() / vmtl.num_tasks
+    return losses

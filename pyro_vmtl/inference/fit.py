@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
-from pyro_vmtl.data import TaskBatches, TaskSet
+from pyro_vmtl.data import TaskBatches, TaskSet, attention_views
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.diagnostics import diagnose, explain
 from pyro_vmtl.inference.predict import Predictions, predict
@@ -120,6 +120,7 @@ def fit(
     on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
     progress_bar: bool = False,
     validate: bool = False,
+    log_warnings: bool = True,
     **trainer_options: Any,
 ) -> FittedVMTL:
     """Train on all tasks together and keep the epoch that predicts validation data best.
@@ -139,6 +140,8 @@ def fit(
     :param on_epoch: called with the history after each epoch.
     :param progress_bar: whether to show one.
     :param validate: whether Pyro checks every distribution and shape, at the cost of speed.
+    :param log_warnings: whether what to know before trusting the fit is logged; it is in
+        ``FittedVMTL.warnings`` either way.
     :param trainer_options: go to ``lightning.Trainer``.
     """
     settings = Settings() if settings is None else settings
@@ -153,9 +156,10 @@ def fit(
     batches = TaskBatches(
         tasks,
         batch_size=training.batch_size,
-        per_class=training.per_class,
+        per_class=training.per_class if tasks.is_classification else None,
         steps_per_epoch=training.steps_per_epoch,
         seed=seed,
+        views=attention_views(tasks) if vmtl.needs_views else None,
     )
     module = TrainingModule(vmtl, batches, training, validation, on_epoch)
     with ExitStack() as stack:
@@ -168,7 +172,8 @@ def fit(
         trainer = lightning.Trainer(
             accelerator=_accelerator(accelerator),
             max_epochs=training.epochs,
-            gradient_clip_val=training.gradient_clip,
+            # Where the module optimises by itself it clips by itself, and the trainer would refuse.
+            gradient_clip_val=training.gradient_clip if module.automatic_optimization else None,
             logger=list(loggers) or False,
             callbacks=[*monitoring, *callbacks],
             enable_progress_bar=progress_bar,
@@ -185,8 +190,9 @@ def fit(
     # What training tempers is part of what was fitted; the model is left as at its last step.
     vmtl.eval()
     sentences = explain(diagnose(vmtl, tasks.dense().to(next(vmtl.parameters()).device)))
-    for sentence in sentences:
-        _log.warning(sentence)
+    if log_warnings:
+        for sentence in sentences:
+            _log.warning(sentence)
     return FittedVMTL(
         vmtl,
         settings,

@@ -43,6 +43,9 @@ _BINS = 15
 # Averages of float32 probabilities sum to 1 within 1e-6; half precision needs what is left.
 _SUM_TOLERANCE = 1e-2
 
+# Outcomes that are drawn at a time: 32 MB in float64.
+_MOST_OUTCOMES = 2**22
+
 # The largest number below 1: torchmetrics gives a confidence of exactly 1 a sixteenth bin.
 _BELOW_ONE = math.nextafter(1.0, 0.0)
 
@@ -113,11 +116,20 @@ def calibration_range(
     # Only whether the most probable class came matters to ECE, so only that is drawn. Sorted: the
     # range belongs to the set of samples and not to their order.
     confidence = probabilities.detach().double().cpu().clamp(0, 1).amax(-1).sort().values
-    errors = [
-        _calibration_error(confidence, torch.bernoulli(confidence, generator=generator), bins)
-        for _ in range(draws)
-    ]
-    low, high = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2])
+    at_once = max(1, _MOST_OUTCOMES // len(confidence))
+    errors = torch.cat(
+        [
+            _calibration_errors(
+                confidence,
+                torch.bernoulli(
+                    confidence.expand(min(at_once, draws - start), -1), generator=generator
+                ),
+                bins,
+            )
+            for start in range(0, draws, at_once)
+        ]
+    )
+    low, high = np.quantile(errors.numpy(), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -185,6 +197,23 @@ def _calibration_error(confidence: Tensor, correct: Tensor, bins: int) -> float:
         confidence.clamp_max(_BELOW_ONE), correct.long(), n_bins=bins, validate_args=False
     )
     return error.item()
+
+
+def _calibration_errors(confidence: Tensor, correct: Tensor, bins: int) -> Tensor:
+    """ECE ``[S]`` of S sets of outcomes ``[S, N]``, 0 or 1, of the same sorted confidences ``[N]``.
+
+    With N_b samples in bin b, N ECE = sum_b N_b |accuracy_b - confidence_b|, and N_b cancels: what
+    counts is the sum of outcome minus confidence over each bin.
+    """
+    edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype)
+    bin_of = torch.bucketize(confidence.clamp_max(_BELOW_ONE), edges, right=True) - 1
+    # Sorted confidences fall into one bin after the other: sums of runs, without an [N, bins].
+    counts = torch.bincount(bin_of, minlength=bins)
+    counts = counts[counts > 0]
+    excess = torch.segment_reduce(
+        (correct - confidence).mT.contiguous(), "sum", lengths=counts, axis=0
+    )
+    return excess.abs().sum(0) / len(confidence)
 
 
 def _normalised_squared_error(mean: Tensor, targets: Tensor) -> float:

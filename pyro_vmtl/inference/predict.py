@@ -129,6 +129,8 @@ def predict(
     :raises InputError: where the task set does not fit the model.
     """
     _check(vmtl, tasks, num_samples, batch_size)
+    if tasks.is_classification and _is_certain(vmtl):
+        num_samples = 1  # every draw says the same
     device = next(vmtl.parameters()).device
     if batch_size is None:
         width = vmtl.encoder.latent_dim + 2 * tasks.num_outputs
@@ -174,6 +176,12 @@ def _check(vmtl: VMTL, tasks: TaskSet, num_samples: int, batch_size: int | None)
             f"the task set has {tasks.num_outputs} classes or outputs; the model was built for "
             f"{expected}"
         )
+    shape = vmtl.encoder.input_shape
+    if shape is not None and tasks.input_shape != shape:
+        raise InputError(
+            f"a sample has shape {list(tasks.input_shape)}; the model's encoder was built for "
+            f"{list(shape)}"
+        )
     if len(tasks) == 0:
         raise InputError("the task set has no samples; expected some to predict")
     if num_samples < 1:
@@ -195,6 +203,12 @@ def _chunks(tasks: TaskSet, batch_size: int) -> Iterator[Batch]:
         batch = tasks.subset(subset).dense()
         batch.index = torch.where(batch.index >= 0, subset[batch.index.clamp_min(0)], -1)
         yield batch
+
+
+def _is_certain(vmtl: VMTL) -> bool:
+    """Whether weights and representations are functions of the input, and not drawn."""
+    encoder = vmtl.encoder
+    return vmtl.classifier.is_point and not encoder.has_density and encoder.layer() is None
 
 
 class _Piece(NamedTuple):

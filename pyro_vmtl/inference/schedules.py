@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pyro_vmtl.errors import InputError
 
-__all__ = ["Constant", "Decay", "Ramp", "Schedule"]
+__all__ = ["Annealing", "Constant", "Decay", "Ramp", "Schedule", "Stairs"]
 
 
 class Schedule:
@@ -70,6 +70,59 @@ class Decay(Schedule):
     def __call__(self, iteration: int, total: int) -> float:
         progress = min(1.0, iteration / max(1.0, self.until * total))
         return self.start * math.exp(progress * math.log(self.end / self.start))
+
+
+@dataclass(frozen=True)
+class Stairs(Schedule):
+    """Another schedule, looked at only at the start of each of so many equal parts of a run.
+
+    Example: halving 0.0001 every fifth of a run is ``Stairs(Decay(1e-4, 1e-4 / 2**5), steps=5)``.
+
+    :ivar schedule: what gives the values.
+    :ivar steps: the number of parts.
+    """
+
+    schedule: Schedule
+    steps: int
+
+    def __post_init__(self) -> None:
+        _parts(self)
+
+    def __call__(self, iteration: int, total: int) -> float:
+        step = min(self.steps - 1, iteration * self.steps // max(1, total))
+        # The start of a part may lie between two iterations: schedules take shares of a run.
+        return self.schedule(step, self.steps)
+
+
+@dataclass(frozen=True)
+class Annealing(Schedule):
+    r"""``start`` times :math:`e^{-c k (k + 1) / 2}` in part k of a run, from 0; at least ``end``.
+
+    What comes of multiplying a temperature by :math:`e^{-r i}` at every so-manieth iteration i, as
+    is usual for Gumbel-softmax: the decay gets faster as it goes.
+
+    :ivar rate: c, the rate r times the iterations of a part.
+    :ivar steps: the number of parts.
+    """
+
+    start: float
+    end: float
+    rate: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        _parts(self)
+        if self.rate < 0:
+            raise InputError(f"the schedule's rate is {self.rate}; expected at least 0")
+
+    def __call__(self, iteration: int, total: int) -> float:
+        k = min(self.steps - 1, iteration * self.steps // max(1, total))
+        return max(self.end, self.start * math.exp(-self.rate * k * (k + 1) / 2))
+
+
+def _parts(schedule: Stairs | Annealing) -> None:
+    if schedule.steps < 1:
+        raise InputError(f"the schedule's steps are {schedule.steps}; expected at least 1")
 
 
 def _share(schedule: Ramp | Decay) -> None:

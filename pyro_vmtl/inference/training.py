@@ -1,9 +1,10 @@
 """SVI as a Lightning module: the ELBO of every program, schedules, a row of history an epoch."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning
 import torch
@@ -14,9 +15,15 @@ from torch import Tensor
 from pyro_vmtl.data import Batch, TaskBatches, TaskSet
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.diagnostics import diagnose
-from pyro_vmtl.inference.elbo import elbo_parts
+from pyro_vmtl.inference.elbo import elbo_parts, task_losses
 from pyro_vmtl.inference.predict import predict
 from pyro_vmtl.inference.schedules import Constant, Decay, Schedule
+from pyro_vmtl.inference.weighting import (
+    Aggregator,
+    GradientWeighting,
+    TaskWeighting,
+    UncertaintyWeighting,
+)
 from pyro_vmtl.model import SITES, VMTL
 
 __all__ = ["TrainingModule", "TrainingSettings"]
@@ -33,10 +40,23 @@ class TrainingSettings:
     :ivar steps_per_epoch: optimiser steps between two looks at the validation data; None, as many
         as it takes to see the largest task once.
     :ivar batch_size: samples per task and step; None, all.
-    :ivar per_class: samples per task, class and step: class-balanced batches.
+    :ivar per_class: samples per task, class and step: class-balanced batches. A regression has no
+        classes and passes it over.
     :ivar learning_rate: of Adam, as a schedule.
+    :ivar scale_rate: how many times as fast the standard deviations of the weights' and layers'
+        posteriors learn. Adam moves every parameter by at most the learning rate a step; a scale
+        that starts at 1 needs hundreds of steps of 0.003 to say what data have said.
     :ivar weight_decay: of Adam (added to the gradient, as the paper does).
     :ivar gradient_clip: largest norm of the gradient; None, no clipping.
+    :ivar loss: ``"elbo"``, the tempered ELBO, in which every sample counts alike; or
+        ``"task_means"``, as the paper's authors have it: of each task the mean over its samples in
+        the batch plus the KL of its weights, not divided by their number, so that every task counts
+        alike. The ELBO that is logged is the same in both.
+    :ivar task_weighting: how tasks are weighed against each other: None, not at all;
+        ``"uncertainty"``, by a learned variance
+        (:class:`pyro_vmtl.inference.UncertaintyWeighting`); or by their gradients of what they
+        share (:class:`pyro_vmtl.inference.GradientWeighting`): ``"upgrad"``, ``"pcgrad"``,
+        ``"cagrad"``, ``"nashmtl"`` or ``"imtlg"``, which need the extra ``gradients``.
     :ivar num_particles: draws of the latent variables per step.
     :ivar estimator: ``"analytic"`` takes the analytic KLs (for a mixture the pool's bound),
         ``"sampled"`` the exact densities at the draws.
@@ -53,8 +73,11 @@ class TrainingSettings:
     batch_size: int | None = None
     per_class: int | None = None
     learning_rate: Schedule = field(default_factory=lambda: Constant(0.003))
+    scale_rate: float = 10.0
     weight_decay: float = 0.0
     gradient_clip: float | None = None
+    loss: Literal["elbo", "task_means"] = "elbo"
+    task_weighting: TaskWeighting | None = None
     num_particles: int = 1
     estimator: Literal["analytic", "sampled"] = "analytic"
     temperature: Schedule = field(default_factory=lambda: Decay(1.0, 0.5))
@@ -71,8 +94,27 @@ class TrainingSettings:
                 self._check_whole(name)
         for name in ("learning_rate", "temperature", "kl_weights", "kl_representations"):
             self._check_schedule(name)
+        if not self.scale_rate > 0:
+            raise InputError(f"scale_rate is {self.scale_rate!r}; expected a number above 0")
+        if self.loss not in ("elbo", "task_means"):
+            raise InputError(f"loss is {self.loss!r}; expected 'elbo' or 'task_means'")
         if self.estimator not in ("analytic", "sampled"):
             raise InputError(f"estimator is {self.estimator!r}; expected 'analytic' or 'sampled'")
+        self._check_task_weighting()
+
+    def _check_task_weighting(self) -> None:
+        weighting = self.task_weighting
+        aggregators = get_args(Aggregator)
+        if weighting not in (None, "uncertainty", *aggregators):
+            raise InputError(
+                f"task_weighting is {weighting!r}; expected None, 'uncertainty' or one of "
+                f"{list(aggregators)}"
+            )
+        if weighting in aggregators and self.estimator != "analytic":
+            raise InputError(
+                f"task_weighting is {weighting!r} and estimator is {self.estimator!r}; expected "
+                "'analytic', from which each task's part of the ELBO is taken"
+            )
 
     def _check_whole(self, name: str) -> None:
         value = getattr(self, name)
@@ -112,7 +154,11 @@ class TrainingModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         estimators = {"analytic": TraceMeanField_ELBO, "sampled": Trace_ELBO}
-        estimator = estimators[settings.estimator](num_particles=settings.num_particles)
+        estimator = estimators[settings.estimator](
+            num_particles=settings.num_particles,
+            vectorize_particles=settings.num_particles > 1,
+            max_plate_nesting=2,
+        )
         # Programs are bound methods, in which ELBOModule sees no parameters: hand it the module.
         self.elbo, *others = (
             ELBOModule(program.model, program.guide, estimator)  # type: ignore[arg-type]
@@ -124,6 +170,15 @@ class TrainingModule(lightning.LightningModule):
         self.settings = settings
         self.batches = batches
         self.history: list[dict[str, float]] = []
+        self.uncertainty: UncertaintyWeighting | None = None
+        self._gradients: GradientWeighting | None = None
+        if vmtl.num_tasks > 1:  # there is something to weigh
+            self._add_task_weighting(vmtl, settings.task_weighting)
+        if settings.loss == "task_means" and vmtl.pool.needs_own_evidence:
+            raise InputError(
+                f"loss is 'task_means', which counts tasks and not their samples, and the pool "
+                f"{vmtl.pool} adds up what samples said; expected loss='elbo'"
+            )
         self._validation = validation
         self._on_epoch = on_epoch
         self._num_labelled = float(batches.tasks.sizes.sum())
@@ -131,6 +186,15 @@ class TrainingModule(lightning.LightningModule):
         self._last_batch: Batch | None = None
         self._started_at = time.perf_counter()
         self._random_state: Tensor | None = None
+
+    def _add_task_weighting(self, vmtl: VMTL, name: TaskWeighting | None) -> None:
+        if name == "uncertainty":
+            # A Gaussian likelihood has a learned variance for each task already.
+            if vmtl.likelihood.num_classes:
+                self.uncertainty = UncertaintyWeighting(vmtl.num_tasks)
+        elif name is not None:
+            self._gradients = GradientWeighting(name, vmtl.num_tasks)
+            self.automatic_optimization = False
 
     @property
     def vmtl(self) -> VMTL:
@@ -144,9 +208,13 @@ class TrainingModule(lightning.LightningModule):
         return self.settings.epochs * len(self.batches)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(
-            self.parameters(), lr=1.0, weight_decay=self.settings.weight_decay
-        )
+        scales = [p for program in self.vmtl.programs() for p in program.scale_parameters()]
+        theirs = {id(parameter) for parameter in scales}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in theirs]
+        groups = [{"params": rest, "lr": 1.0}]
+        if scales:
+            groups.append({"params": scales, "lr": self.settings.scale_rate})
+        optimizer = torch.optim.Adam(groups, weight_decay=self.settings.weight_decay)
         schedule = self.settings.learning_rate
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: schedule(step, self.total_steps)
@@ -155,6 +223,13 @@ class TrainingModule(lightning.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def on_fit_start(self) -> None:
+        if self._gradients is not None and self.trainer.world_size > 1:
+            raise InputError(
+                f"task_weighting is {self.settings.task_weighting!r} and training runs in "
+                f"{self.trainer.world_size} processes; expected one, which sees every gradient"
+            )
 
     def on_train_start(self) -> None:
         if self._random_state is not None:  # a resumed run goes on with the noise it would have had
@@ -174,12 +249,53 @@ class TrainingModule(lightning.LightningModule):
             self.vmtl.tempering[site] = schedule(step, total)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss: Tensor = self.elbo(batch)
-        for other in self._others:
-            loss = loss + other(batch)
-        loss = loss / self._num_labelled
+        by_task = self.settings.loss == "task_means"
+        losses = self._task_means(batch) if by_task else self._elbo(batch)
+        loss = losses.sum()
+        if self._gradients is not None:
+            self._step(self._gradients, losses)
+            loss = loss.detach()
         self._epoch_loss = self._epoch_loss + loss.detach()
         self._last_batch = batch
+        return loss
+
+    def _elbo(self, batch: Batch) -> Tensor:
+        """Minus the tempered ELBO of every program, in nats a sample."""
+        return self._losses(batch) / self._num_labelled
+
+    def _losses(self, batch: Batch) -> Tensor:
+        """Minus the tempered ELBO of every program; of each task, ``[T]``, to weigh gradients."""
+        if self._gradients is not None:
+            particles = self.settings.num_particles
+            programs = self.vmtl.programs()
+            return torch.stack([task_losses(p, batch, particles).double() for p in programs]).sum(0)
+        cost: Tensor | float = 0.0
+        if self.uncertainty is not None:
+            batch, cost = self.uncertainty(batch)
+        loss: Tensor = self.elbo(batch) + cost
+        for other in self._others:
+            loss = loss + other(batch) + cost
+        return loss
+
+    def _step(self, weighting: GradientWeighting, losses: Tensor) -> None:
+        """What the trainer does where it optimises by itself."""
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        weighting.backward(losses, self.vmtl)
+        if self.settings.gradient_clip is not None:
+            self.clip_gradients(optimizer, self.settings.gradient_clip, "norm")
+        optimizer.step()
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step()
+
+    def _task_means(self, batch: Batch) -> Tensor:
+        """Summed over tasks, the mean over a task's samples plus the KL of its weights."""
+        count = batch.mask.sum(1, keepdim=True).clamp_min(1)
+        share = count.reciprocal().to(batch.scale.dtype).expand_as(batch.scale)
+        means = dataclasses.replace(batch, scale=share)
+        loss = self._losses(means)
+        # To a sum over N_t samples, which all else looks at, this KL weight is N_t as large.
+        self.vmtl.tempering["weights"] *= self._num_labelled / self.vmtl.num_tasks
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -197,6 +313,10 @@ class TrainingModule(lightning.LightningModule):
         row["temperature"] = settings.temperature(self.global_step, self.total_steps)
         row |= {f"kl_weight_of_{site}": self.vmtl.tempering[site] for site in SITES}
         row |= diagnose(self.vmtl, self._last_batch)
+        weighting = self.uncertainty or self._gradients
+        if weighting is not None:
+            names, weights = self.batches.tasks.names, weighting.weights().tolist()
+            row |= {f"task_weight_{name}": w for name, w in zip(names, weights, strict=True)}
         if self._validation is not None:
             scores = predict(self.vmtl, self._validation, settings.validation_samples).metrics()
             row |= {f"validation_{k}": v for k, v in scores["mean"].items() if v is not None}

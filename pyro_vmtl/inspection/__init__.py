@@ -15,6 +15,7 @@ from pyro_vmtl.inspection.calibration import (
     pit_values,
     reliability,
 )
+from pyro_vmtl.inspection.comparison import compare
 from pyro_vmtl.inspection.export import (
     to_inference_data,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "Snapshots",
     "attributes",
     "calibration_table",
+    "compare",
     "expected_calibration_error",
     "extreme_samples",
     "group",

@@ -181,10 +181,14 @@ def _leave_one_out(fitted: FittedVMTL, train: TaskSet, num_samples: int, seed: i
         )
     vmtl = fitted.vmtl
     labelled, task = train.labelled.cpu().numpy(), train.task.cpu().numpy()
-    if "weights" in vmtl.borrowing and not vmtl.lenders.own_evidence:
+    reason = ""
+    if vmtl.classifier.is_point:
+        reason = "the weights are point estimates, of which there are no draws"
+    elif "weights" in vmtl.borrowing and not vmtl.lenders.own_evidence:
         reason = (
             f"the lenders are {type(vmtl.lenders).__name__}: the prior contains the task's data"
         )
+    if reason:
         return [
             _LOO(np.nan, int((labelled & (task == t)).sum()), reason=reason)
             for t in range(train.num_tasks)

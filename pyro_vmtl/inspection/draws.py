@@ -134,7 +134,7 @@ def responsibility_draws(
     :func:`relatedness_draws` with the same arguments.
 
     :return: ``[S, T, T]``, or ``[S, T, T + 1]`` with base last, NaN for the task itself; None
-        where the site's prior is not a mixture of the tasks' posteriors.
+        where the site's prior is not one mixture of the tasks' posteriors.
     """
     borrowing = borrowing_of(vmtl, site)
     draws = _draw(borrowing, num_samples, seed)
@@ -143,7 +143,8 @@ def responsibility_draws(
         prior = vmtl.weights_prior(draws)
     else:
         layer = vmtl.encoder.layer()
-        assert layer is not None  # a model without one refuses to borrow representations
+        if layer is None:  # every sample has a prior, and responsibilities, of its own
+            return None
         posterior = layer
         prior = vmtl.layer_prior(layer, draws)
     if not isinstance(prior, PosteriorMixture):

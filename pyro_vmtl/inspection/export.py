@@ -334,6 +334,9 @@ def leave_one_out(fitted: FittedVMTL) -> dict[str, Any]:
     vmtl = fitted.vmtl
     reasons = []
     tempered = {site: weight for site, weight in vmtl.tempering.items() if weight != 1}
+    if vmtl.classifier.is_point:
+        reasons.append("the weights are point estimates, of which there are no draws")
+        tempered.pop("weights", None)
     if not vmtl.encoder.has_density and vmtl.encoder.layer() is None:
         tempered.pop("representations", None)
     if tempered:

@@ -20,6 +20,7 @@ __all__ = [
     "classified",
     "labelled_rows",
     "regressed",
+    "rows_of",
     "task_names",
 ]
 
@@ -41,18 +42,31 @@ class Scored:
     rows: npt.NDArray[np.int64]
 
 
+def rows_of(predictions: Predictions, task: str | None = None) -> npt.NDArray[np.int64]:
+    """The rows of the samples of one task, or of all, labelled or not.
+
+    :raises InputError: if there is no such task, or it has no sample.
+    """
+    tasks = predictions.tasks
+    if task is None:
+        return np.arange(len(tasks))
+    if task not in tasks.names:
+        raise InputError(f"there is no task {task!r}; expected one of {list(tasks.names)}.")
+    rows: npt.NDArray[np.int64] = np.flatnonzero(
+        tasks.task.cpu().numpy() == tasks.names.index(task)
+    )
+    if not len(rows):
+        raise InputError(f"task {task!r} has no sample; expected some to look at.")
+    return rows
+
+
 def labelled_rows(predictions: Predictions, task: str | None = None) -> npt.NDArray[np.int64]:
     """The rows of the labelled samples of one task, or of all.
 
     :raises InputError: if there is no such task, or it has no labelled sample.
     """
-    tasks = predictions.tasks
-    chosen = tasks.labelled.cpu().numpy()
-    if task is not None:
-        if task not in tasks.names:
-            raise InputError(f"there is no task {task!r}; expected one of {list(tasks.names)}.")
-        chosen = chosen & (tasks.task.cpu().numpy() == tasks.names.index(task))
-    rows: npt.NDArray[np.int64] = np.flatnonzero(chosen)
+    rows = rows_of(predictions, task)
+    rows = rows[predictions.tasks.labelled.cpu().numpy()[rows]]
     if not len(rows):
         whose = "the task set" if task is None else f"task {task!r}"
         raise InputError(f"{whose} has no labelled sample; expected some to look at.")

@@ -16,6 +16,7 @@ from pyro_vmtl.inspection.scored import (
     classified,
     labelled_rows,
     regressed,
+    rows_of,
     task_names,
 )
 
@@ -134,12 +135,7 @@ def extreme_samples(
     """
     if number < 1:
         raise InputError(f"number is {number}; expected at least 1.")
-    tasks = predictions.tasks
-    rows = np.arange(len(tasks))
-    if task is not None:
-        if task not in tasks.names:
-            raise InputError(f"there is no task {task!r}; expected one of {list(tasks.names)}.")
-        rows = np.flatnonzero(tasks.task.cpu().numpy() == tasks.names.index(task))
+    rows = rows_of(predictions, task)
     values = sample_uncertainty(predictions, by)
     order = rows[np.argsort(values[rows], kind="stable")]
     number = min(number, len(order))
@@ -183,14 +179,15 @@ def predictive_bands(
     :param task: of this task only; None, of all tasks.
     :param levels: the stated shares.
     :param output: which of several outputs; None, the first.
-    :return: a row per labelled sample, the smallest mean first: ``sample`` (its row in the task
-        set), ``task, target, mean``, and for every level ``low_50, high_50``, ...
+    :return: a row per sample, the smallest mean first: ``sample`` (its row in the task set),
+        ``task, target`` (NaN without a label), ``mean``, and for every level ``low_50, high_50``,
+        ...
     :raises InputError: for a classification, an output that there is not, or levels out of range.
     """
     wrong = [value for value in levels if not 0 < value < 1]
     if wrong:
         raise InputError(f"an interval's level is {wrong[0]}; expected a share between 0 and 1.")
-    rows = labelled_rows(predictions, task)
+    rows = rows_of(predictions, task)
     targets, means, draws = regressed(predictions, rows)
     outputs = predictions.tasks.outputs or ()
     if output is not None and output not in outputs:

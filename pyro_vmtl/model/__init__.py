@@ -1,5 +1,6 @@
 """The model: encoders, posteriors, likelihoods, pools and lenders, and VMTL itself."""
 
+from pyro_vmtl.model.amortised import AmortisedWeights
 from pyro_vmtl.model.architectures import MLP, Architecture, BayesianLinear, Identity
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.build import Settings, assemble, from_plain, to_plain
@@ -22,13 +23,14 @@ from pyro_vmtl.model.likelihoods import (
     linear_predictor,
 )
 from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Spread, Standard
-from pyro_vmtl.model.posteriors import MeanFieldWeights, WeightsPosterior
+from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
 from pyro_vmtl.model.vmtl import SITES, VMTL
 
 __all__ = [
     "MLP",
     "SITES",
     "VMTL",
+    "AmortisedWeights",
     "Anchored",
     "Architecture",
     "BayesianLinear",
@@ -52,6 +54,7 @@ __all__ = [
     "MeanFieldWeights",
     "Mixture",
     "PerTask",
+    "PointWeights",
     "Pool",
     "Power",
     "Recursive",

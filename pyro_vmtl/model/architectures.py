@@ -1,5 +1,6 @@
 """Encoder architectures by their settings: what a config or a saved model can write down."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,19 @@ class Architecture:
         """
         raise NotImplementedError
 
+    def variant(
+        self, per_task: bool | None = None, stochastic: bool | None = None
+    ) -> "Architecture":
+        """The same backbone, for baselines: one for each task or shared, uncertain or not.
+
+        :param per_task: whether each task has its own; None, as it is.
+        :param stochastic: whether representations are uncertain; None, as it is.
+        """
+        raise InputError(
+            f"the encoder is {self}, which has no variants; expected an architecture such as "
+            "MLP(...)"
+        )
+
 
 @dataclass(frozen=True)
 class Identity(Architecture):
@@ -38,6 +52,10 @@ class Identity(Architecture):
 
     def __call__(self, input_shape: Sequence[int], num_tasks: int) -> Encoder:
         return IdentityEncoder(input_shape)
+
+    def variant(self, per_task: bool | None = None, stochastic: bool | None = None) -> "Identity":
+        """Itself: without parameters there is nothing to share and nothing to be unsure of."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -69,7 +87,16 @@ class MLP(Architecture):
         make = partial(mlp, input_shape, self.hidden, outputs, self.dropout)
         network: nn.Module = PerTask(make, num_tasks) if self.per_task else make()
         kind = GaussianEncoder if self.stochastic else DeterministicEncoder
-        return kind(network, self.latent_dim)
+        encoder = kind(network, self.latent_dim)
+        encoder.input_shape = tuple(input_shape)
+        return encoder
+
+    def variant(self, per_task: bool | None = None, stochastic: bool | None = None) -> "MLP":
+        return dataclasses.replace(
+            self,
+            per_task=self.per_task if per_task is None else per_task,
+            stochastic=self.stochastic if stochastic is None else stochastic,
+        )
 
 
 @dataclass(frozen=True)
@@ -106,6 +133,15 @@ class BayesianLinear(Architecture):
             initial_scale=self.initial_scale,
             initial_jitter=self.initial_jitter,
         )
+
+    def variant(
+        self, per_task: bool | None = None, stochastic: bool | None = None
+    ) -> "BayesianLinear | MLP":
+        """Without uncertainty it is a linear layer: an MLP with no hidden one."""
+        per_task = self.per_task if per_task is None else per_task
+        if stochastic is False:
+            return MLP(self.latent_dim, (), self.dropout, stochastic=False, per_task=per_task)
+        return dataclasses.replace(self, per_task=per_task)
 
 
 def _positive(name: str, value: int) -> None:

@@ -114,19 +114,47 @@ class Borrowing(nn.Module):
         index = self.slot_of_component.unsqueeze(-2)
         return padded.gather(-1, index.expand(*padded.shape[:-1], index.shape[-1]))
 
-    def observe(self, lenders: Gaussians, share: float) -> None:
+    def observe(self, lenders: Gaussians) -> None:
         """Called in training with what :meth:`prior` will see; some learn from it."""
 
     def advance(self) -> None:
         """Called when an iteration has been made, that is, its gradient taken."""
 
-    def prior(self, draw: Tensor, lenders: Gaussians, share: float = 1.0) -> dist.TorchDistribution:
+    def prior(
+        self,
+        draw: Tensor,
+        lenders: Gaussians,
+        present: Tensor | None = None,
+    ) -> dist.TorchDistribution:
         """The prior of the site given a draw of the relatedness.
 
         :param draw: ``[..., T, 1, L]``.
         :param lenders: the tasks' posteriors, ``[T, *event]`` or ``[T, B, T, *event]``.
-        :param share: the KL weight under which the lenders were fitted, for pools that lend
-            evidence rather than posteriors.
-        :return: batch shape ``[..., T, 1]``, event shape ``event``.
+        :param present: ``[T, B, T]``, which tasks lend to a sample: the others drop out of its
+            prior, which is N(0, I) where nobody is left; None, all.
+        :return: batch shape ``[..., T, 1]`` or ``[..., T, B]``, event shape ``event``.
         """
-        return self.pool.prior(self.by_component(draw), lenders, self.spread, self.event_dim)
+        weights = self.by_component(draw)
+        if present is not None:
+            weights, lenders = self._without_absent(weights, lenders, present)
+        return self.pool.prior(weights, lenders, self.spread, self.event_dim)
+
+    def _without_absent(
+        self, weights: Tensor, lenders: Gaussians, present: Tensor
+    ) -> tuple[Tensor, Gaussians]:
+        own = torch.eye(self.num_tasks, dtype=torch.bool, device=present.device).unsqueeze(1)
+        lending = present & ~own
+        alone = ~lending.any(-1, keepdim=True)  # [T, B, 1]
+        # Where nobody is left, one component stands in for N(0, I): `base`, or the first other.
+        if self.pool.base:
+            lending = torch.cat([torch.ones_like(alone), lending], -1)
+        else:
+            first = (~own).cumsum(-1).eq(1) & ~own
+            lending = lending | (alone & first)
+        kept = torch.where(lending, weights, torch.zeros_like(weights))
+        gone = alone.view(*alone.shape, *(1,) * self.event_dim)
+        lenders = Gaussians(
+            torch.where(gone, torch.zeros_like(lenders.loc), lenders.loc),
+            torch.where(gone, torch.ones_like(lenders.scale), lenders.scale),
+        )
+        return kept / kept.sum(-1, keepdim=True), lenders

@@ -6,9 +6,10 @@ import dataclasses
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pyro_vmtl.errors import InputError
+from pyro_vmtl.model.amortised import AmortisedWeights
 from pyro_vmtl.model.architectures import MLP, Architecture, BayesianLinear, Identity
 from pyro_vmtl.model.clustering import Clustered
 from pyro_vmtl.model.encoders import Encoder
@@ -16,7 +17,7 @@ from pyro_vmtl.model.hierarchy import Hierarchical
 from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
 from pyro_vmtl.model.likelihoods import CategoricalLikelihood, GaussianLikelihood, Likelihood
 from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Standard
-from pyro_vmtl.model.posteriors import MeanFieldWeights
+from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
 from pyro_vmtl.model.vmtl import VMTL
 
 __all__ = ["Settings", "assemble", "from_plain", "to_plain"]
@@ -29,6 +30,9 @@ _CHOICES: dict[str, type] = {
         *(Recursive, Anchored),
     )
 }
+_CLASSIFIERS = ("mean_field", "point", "amortised")
+# What models that were saved before there was a choice have.
+_EARLIER: dict[str, Any] = {"classifier": "mean_field"}
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,12 @@ class Settings:
     :ivar pool: how the lenders' posteriors become the prior of a task's weights.
     :ivar representation_pool: the same for encoder layers, one a task.
     :ivar lenders: the class of lenders.
+    :ivar classifier: q(w): ``"mean_field"``, a Gaussian with free parameters for each task;
+        ``"point"``, a point estimate; ``"amortised"``, Gaussians that a network shared by tasks and
+        classes infers from class means (VMTL-AC).
     :ivar bias: whether the weights have a bias as their last column.
     :ivar empirical_bayes: model and guide share the relatedness logits (the paper).
-    :ivar initial_scale: standard deviation of the weights' posterior at the start.
+    :ivar initial_scale: standard deviation of the weights' posterior at the start (0 for points).
     :ivar initial_jitter: standard deviation of its means at the start.
     :ivar initial_noise: noise scale of a regression at the start, in the unit of the targets.
     """
@@ -50,11 +57,18 @@ class Settings:
     pool: Pool = dataclasses.field(default_factory=Clustered)
     representation_pool: Pool = dataclasses.field(default_factory=Standard)
     lenders: type[Lenders] = Anchored
+    classifier: Literal["mean_field", "point", "amortised"] = "mean_field"
     bias: bool = True
     empirical_bayes: bool = False
     initial_scale: float = 0.05
     initial_jitter: float = 0.1
     initial_noise: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.classifier not in _CLASSIFIERS:
+            raise InputError(
+                f"the classifier is {self.classifier!r}; expected one of {list(_CLASSIFIERS)}"
+            )
 
 
 def assemble(
@@ -82,23 +96,36 @@ def assemble(
         if is_classification
         else GaussianLikelihood(num_tasks, num_outputs, settings.initial_noise)
     )
-    classifier = MeanFieldWeights(
-        num_tasks,
-        likelihood.num_outputs,
-        encoder.latent_dim,
-        settings.bias,
-        settings.initial_scale,
-        settings.initial_jitter,
-    )
     return VMTL(
         num_tasks,
         encoder,
-        classifier,
+        _classifier(settings, num_tasks, encoder.latent_dim, likelihood),
         likelihood,
         pool=settings.pool,
         representation_pool=settings.representation_pool,
         lenders=settings.lenders(),
         empirical_bayes=settings.empirical_bayes,
+    )
+
+
+def _classifier(
+    settings: Settings, num_tasks: int, latent_dim: int, likelihood: Likelihood
+) -> WeightsPosterior:
+    rows, jitter = likelihood.num_outputs, settings.initial_jitter
+    if settings.classifier == "point":
+        return PointWeights(num_tasks, rows, latent_dim, settings.bias, jitter)
+    if settings.classifier == "amortised":
+        return AmortisedWeights(
+            num_tasks,
+            rows,
+            latent_dim,
+            likelihood.num_classes,
+            settings.bias,
+            initial_scale=settings.initial_scale,
+            initial_jitter=jitter,
+        )
+    return MeanFieldWeights(
+        num_tasks, rows, latent_dim, settings.bias, settings.initial_scale, jitter
     )
 
 
@@ -109,7 +136,7 @@ def to_plain(settings: Settings) -> dict[str, Any]:
         value = getattr(settings, field.name)
         if isinstance(value, type):
             plain[field.name] = {value.__name__: {}} if value.__name__ in _CHOICES else None
-        elif isinstance(value, (bool, int, float)):
+        elif isinstance(value, (bool, int, float, str)):
             plain[field.name] = value
         elif _CHOICES.get(type(value).__name__) is type(value):
             names = inspect.signature(type(value)).parameters
@@ -130,7 +157,7 @@ def from_plain(plain: dict[str, Any], **own: Any) -> Settings:
         if own.get(field.name) is not None:
             values[field.name] = own[field.name]
             continue
-        value = plain.get(field.name)
+        value = plain.get(field.name, _EARLIER.get(field.name))
         if value is None:
             raise InputError(
                 f"the saved model has a {field.name} of its author's own; pass it as "

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pyro_vmtl.distributions import (
-    SPREADS,
     Gaussians,
     Partitions,
     Relatives,
@@ -23,7 +22,7 @@ from pyro_vmtl.model.pools import Pool
 
 __all__ = ["Clustered", "ClusteredBorrowing"]
 
-_CHAINS, _SWEEPS, _KEPT = 16, 8, 5
+_CHAINS, _SWEEPS, _KEPT = 8, 10, 8
 
 
 class ClusteredBorrowing(Borrowing):
@@ -34,7 +33,7 @@ class ClusteredBorrowing(Borrowing):
     relatedness sites hold rows of zeros and ones, the relatives of each task in one partition.
 
     :ivar labels: draws of the clusters, ``[S, T]``, chains of a sweep together.
-    :ivar spreads: s of each draw, ``[S]``.
+    :ivar spreads: s of each draw, ``[S]``; likewise ``scales``, tau, and ``factors``, kappa.
     """
 
     pool: Clustered
@@ -44,7 +43,10 @@ class ClusteredBorrowing(Borrowing):
     prior_loc: Tensor
     prior_scale: Tensor
     rows: Tensor
+    scales: Tensor
+    factors: Tensor
     refresh_every = 25
+    names_of_draws = ("labels", "spreads", "scales", "factors")
 
     def _add_slots(self) -> None:
         super()._add_slots()
@@ -59,9 +61,10 @@ class ClusteredBorrowing(Borrowing):
                 )
             start = torch.tensor(self.pool.known).unique(return_inverse=True)[1]
         count = _CHAINS * _KEPT
-        self.register_buffer("labels", start.repeat(count, 1))
-        # s = 1: until the lenders have learned something, nobody borrows.
-        self.register_buffer("spreads", torch.full((count,), SPREADS[-1]).double())
+        # Until the lenders have learned something, nobody borrows.
+        draws = Partitions.at_start(start.repeat(count, 1))
+        for name, values in zip(self.names_of_draws, draws, strict=True):
+            self.register_buffer(name, values)
         self.register_buffer("steps", torch.tensor(0))
         # Twins of the buffers, so that no step waits for a device to answer.
         self._steps, self._observed_at = 0, -1
@@ -89,7 +92,7 @@ class ClusteredBorrowing(Borrowing):
     @property
     def partitions(self) -> Partitions:
         """The draws of partitions."""
-        return Partitions(self.labels, self.spreads)
+        return Partitions(*(getattr(self, name) for name in self.names_of_draws))
 
     def relatedness_posterior(self) -> dist.TorchDistribution:
         return Relatives(self.rows)
@@ -98,25 +101,24 @@ class ClusteredBorrowing(Borrowing):
         return self.relatedness_posterior()
 
     @torch.no_grad()
-    def observe(self, lenders: Gaussians, share: float) -> None:
+    def observe(self, lenders: Gaussians) -> None:
         """Go on sampling partitions where it is due, and pool the lenders anew."""
         if lenders.loc.is_meta:
             return  # there is nothing to see
         if self._steps % self.refresh_every or self._steps == self._observed_at:
             return
-        evidence = evidence_of(lenders, share)
+        evidence = evidence_of(lenders)
         generator = torch.Generator(device=lenders.loc.device)
         generator.manual_seed(self._steps)  # so that a resumed run repeats
-        here = Partitions(self.labels[-_CHAINS:], self.spreads[-_CHAINS:])
+        here = Partitions(*(values[-_CHAINS:] for values in self.partitions))
         known = self.pool.known is not None
         draws, _ = sample_partitions(
             evidence, here, _SWEEPS, _KEPT, self.pool.concentration, generator, known
         )
-        self.labels.copy_(draws.labels)
-        self.spreads.copy_(draws.spread)
+        for name, values in zip(self.names_of_draws, draws, strict=True):
+            getattr(self, name).copy_(values)
         self.rows = self._rows()
-        # A tempered posterior counts the borrower's data 1 / share times, and so the lenders'.
-        pooled = pooled_prior(evidence_of(lenders), draws)
+        pooled = pooled_prior(evidence, draws)
         self.prior_loc.copy_(pooled.loc.view_as(self.prior_loc))
         self.prior_scale.copy_(pooled.scale.view_as(self.prior_scale))
         self._observed_at = self._steps
@@ -125,7 +127,12 @@ class ClusteredBorrowing(Borrowing):
         self._steps += 1
         self.steps += 1
 
-    def prior(self, draw: Tensor, lenders: Gaussians, share: float = 1.0) -> dist.Independent:
+    def prior(
+        self,
+        draw: Tensor,
+        lenders: Gaussians,
+        present: Tensor | None = None,
+    ) -> dist.Independent:
         """What the lenders said at the last look, averaged over partitions: not over one draw."""
         loc, scale = self.prior_loc.unsqueeze(1), self.prior_scale.unsqueeze(1)
         return dist.Normal(loc, scale).to_event(self.event_dim)

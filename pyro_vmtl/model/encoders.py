@@ -31,10 +31,12 @@ class Encoder(nn.Module):
     :ivar latent_dim: d_z.
     :ivar has_density: whether each sample's z has a prior and a KL of its own. Where not, z is a
         function of x (a Delta, in model and guide) or its uncertainty belongs to shared weights.
+    :ivar input_shape: of one sample, where the encoder knows it; None takes any.
     """
 
     latent_dim: int
     has_density = True
+    input_shape: tuple[int, ...] | None = None
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x), batch shape ``[T, B]``, event shape ``[d_z]``, for x ``[T, B, *input]``."""
@@ -55,6 +57,7 @@ class IdentityEncoder(Encoder):
 
     def __init__(self, input_shape: Sequence[int]) -> None:
         super().__init__()
+        self.input_shape = tuple(input_shape)
         self.latent_dim = math.prod(input_shape)
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
@@ -139,6 +142,7 @@ class BayesianLinearEncoder(Encoder):
         if prior not in ("layer", "samples"):
             raise InputError(f"the encoder's prior is {prior!r}; expected 'layer' or 'samples'")
         inputs = math.prod(input_shape)
+        self.input_shape = tuple(input_shape)
         self.latent_dim = latent_dim
         self.has_density = prior == "samples"
         self.dropout = nn.Dropout(dropout)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vmtl.distributions import Gaussians
+from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.pools import Standard
 
@@ -22,8 +23,8 @@ __all__ = ["Anchored", "Lenders", "Recursive"]
 class Lenders(nn.Module):
     """The source of the components; subclass it to bring your own.
 
-    Both methods return detached Gaussians, or None while there is nothing to lend: the prior is
-    then N(0, I).
+    All three return detached Gaussians, or None while there is nothing to lend: the prior is then
+    N(0, I).
 
     :cvar own_evidence: whether each posterior lent comes from its task's own data alone.
     """
@@ -40,6 +41,26 @@ class Lenders(nn.Module):
     def layers(self, vmtl: VMTL) -> Gaussians | None:
         """The posteriors of the tasks' encoder layers, ``[T, inputs + 1, d_z]``."""
         raise NotImplementedError
+
+    def views(self, vmtl: VMTL, views: Tensor) -> Gaussians | None:
+        """q(z | x_tn, D_i): the samples as seen through the tasks, encoded; ``[T, B, T, d_z]``.
+
+        :param views: ``[T, B, T, *input]``.
+        """
+        by_lender = views.movedim(2, 0)  # an encoder per task is applied to views through its task
+        training = vmtl.encoder.training
+        vmtl.encoder.eval()  # what is lent has no dropout noise
+        with torch.no_grad():
+            law = vmtl.encoder(by_lender.flatten(1, 2))
+        vmtl.encoder.train(training)
+        base = getattr(law, "base_dist", law)
+        if not isinstance(base, dist.Normal):
+            raise InputError(
+                f"the encoder gives a {type(law).__name__}; expected Gaussian representations, "
+                "which tasks can lend to each other"
+            )
+        shape = (*by_lender.shape[:3], -1)
+        return Gaussians(*(p.reshape(shape).movedim(0, 2) for p in (base.loc, base.scale)))
 
     def advance(self) -> None:
         """Called when an iteration has been made, that is, its gradient taken."""
@@ -83,6 +104,9 @@ class Recursive(Lenders):
     def layers(self, vmtl: VMTL) -> Gaussians | None:
         layer = vmtl.encoder.layer()
         return layer.detach() if self._started and layer is not None else None
+
+    def views(self, vmtl: VMTL, views: Tensor) -> Gaussians | None:
+        return super().views(vmtl, views) if self._started else None
 
 
 class Anchored(Lenders):

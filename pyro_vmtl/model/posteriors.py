@@ -7,22 +7,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Gaussians
 
-__all__ = ["MeanFieldWeights", "WeightsPosterior"]
+__all__ = ["MeanFieldWeights", "PointWeights", "WeightsPosterior"]
 
 
 class WeightsPosterior(nn.Module):
     """q(w_t) of every task; subclass it to bring your own.
 
     :ivar event_shape: ``[K, d_z + 1]``, the bias as last column (``d_z`` without a bias).
+    :cvar is_point: whether it is a point estimate, of which nothing can be said about uncertainty.
+    :cvar observes: whether it learns from :meth:`observe`.
     """
 
     event_shape: torch.Size
+    is_point = False
+    observes = False
 
     def gaussians(self) -> Gaussians:
         """The T posteriors, ``[T, K, d_z + 1]``."""
         raise NotImplementedError
+
+    def observe(self, batch: Batch, features: Tensor) -> None:
+        """Called in training when a gradient has been taken, where ``observes`` is set.
+
+        :param batch: the batch of the step.
+        :param features: the encoder's means of its representations, ``[T, B, d_z]``, no gradient.
+        """
 
     def forget(self) -> None:
         """Be as wide as N(0, I), where that is a setting: know nothing yet."""
@@ -71,3 +83,43 @@ class MeanFieldWeights(WeightsPosterior):
     @torch.no_grad()
     def forget(self) -> None:
         self.raw_scale.fill_(math.log(math.expm1(1.0)))
+
+
+class PointWeights(WeightsPosterior):
+    r"""A point estimate of every task's weights: a Delta in the guide.
+
+    Pyro takes :math:`KL(\delta_{\hat w} \| p) = -\log p(\hat w)`, so that the ELBO is the log joint
+    density at the estimate: with a KL weight of 1 for ``weights`` training is MAP under the prior,
+    with 0 maximum likelihood, and between the two a penalty of that weight. What is logged as
+    ``kl_weights`` is minus the log density of the prior; sigma is 0, and predictions carry no
+    uncertainty about the weights.
+
+    A prior that is pooled from such points, or learned from them, would have to shrink onto them:
+    a model refuses both.
+
+    :param num_tasks: T.
+    :param num_outputs: K.
+    :param latent_dim: d_z.
+    :param bias: whether the weights have a bias as their last column.
+    :param initial_jitter: standard deviation of the weights at the start.
+    """
+
+    is_point = True
+
+    def __init__(
+        self,
+        num_tasks: int,
+        num_outputs: int,
+        latent_dim: int,
+        bias: bool = True,
+        initial_jitter: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.event_shape = torch.Size([num_outputs, latent_dim + int(bias)])
+        self.loc = nn.Parameter(initial_jitter * torch.randn(num_tasks, *self.event_shape))
+
+    def gaussians(self) -> Gaussians:
+        return Gaussians(self.loc, torch.zeros_like(self.loc))
+
+    def forward(self) -> dist.TorchDistribution:
+        return dist.Delta(self.loc.unsqueeze(1), event_dim=2)

@@ -60,7 +60,9 @@ class VMTL(PyroModule):
     :param classifier: q(w).
     :param likelihood: p(y | z, w).
     :param pool: how the lenders become the prior of the weights.
-    :param representation_pool: the same for the tasks' encoder layers; needs one layer a task.
+    :param representation_pool: the same for representations. Where every sample has its own (a
+        Gaussian encoder), it pools the sample as seen through the other tasks, in training, for
+        batches that hold such views; for an encoder with a Bayesian layer a task, the layers.
     :param lenders: whose posteriors are lent.
     :param empirical_bayes: model and guide share the relatedness logits (the paper).
     :param temperature: of the relaxed relatedness at the start.
@@ -97,38 +99,74 @@ class VMTL(PyroModule):
         self._untempered = False
         self.borrowing = nn.ModuleDict()
         self.learned_prior = self.pool.learned(num_tasks, classifier.event_shape)
-        layer = encoder.layer()
-        if self.representation_pool.borrows and (layer is None or len(layer.loc) != num_tasks):
+        if self.representation_pool.learned(num_tasks, torch.Size([1])) is not None:
             raise InputError(
-                f"the representation pool is {self.representation_pool}, and the encoder has "
-                f"{'no Bayesian layer' if layer is None else f'{len(layer.loc)} layers'}; "
-                f"expected a Bayesian layer for each of the {num_tasks} tasks to borrow between"
+                f"the representation pool is {self.representation_pool}, which learns a prior of "
+                "weights; expected Standard, Mixture, Linear, Geometric, or for encoder layers "
+                "Power or Clustered"
             )
         if num_tasks > 1:  # one task has nobody to borrow from: its prior is N(0, I)
-            if self.pool.borrows:
-                self.borrowing["weights"] = self.pool.borrowing_type(
-                    self.pool, num_tasks, classifier.event_shape, empirical_bayes, temperature
-                )
-            if self.representation_pool.borrows and layer is not None:
-                self.borrowing["representations"] = self.representation_pool.borrowing_type(
-                    self.representation_pool,
-                    num_tasks,
-                    layer.loc.shape[1:],
-                    empirical_bayes,
-                    temperature,
-                )
+            shapes = {
+                "weights": (self.pool, classifier.event_shape),
+                "representations": (self.representation_pool, self._lent_shape()),
+            }
+            for site, (chosen, shape) in shapes.items():
+                if chosen.borrows:
+                    self.borrowing[site] = chosen.borrowing_type(
+                        chosen, num_tasks, shape, empirical_bayes, temperature
+                    )
         for pool in (self.pool, self.representation_pool):
             if pool.needs_own_evidence and not self.lenders.own_evidence:
                 raise InputError(
                     f"the pool {pool} adds up what each task's own data said, and the lenders are "
                     f"{type(self.lenders).__name__}; expected lenders such as Anchored"
                 )
+        if classifier.is_point and (self.pool.borrows or self.learned_prior is not None):
+            raise InputError(
+                f"the pool is {self.pool}, and the weights are point estimates, whose scales of 0 "
+                "nobody can borrow or learn a prior from; expected the pool Standard"
+            )
         if self.borrowing:
             self.lenders.bind(self)
+
+    @property
+    def needs_views(self) -> bool:
+        """Whether the prior of the representations mixes training samples seen through tasks."""
+        return "representations" in self.borrowing and self.encoder.has_density
+
+    def _lent_shape(self) -> torch.Size:
+        """Of what tasks lend each other of their representations: z, or an encoder's layer."""
+        if self.encoder.has_density:
+            pool = self.representation_pool
+            if pool.needs_own_evidence:
+                raise InputError(
+                    f"the representation pool is {pool}, which adds up what each task's data said, "
+                    "and every sample has a representation of its own; expected Mixture, Linear or "
+                    "Geometric, or an encoder with a Bayesian layer for each task"
+                )
+            return torch.Size([self.encoder.latent_dim])
+        layer = self.encoder.layer()
+        if self.representation_pool.borrows and (layer is None or len(layer.loc) != self.num_tasks):
+            raise InputError(
+                f"the representation pool is {self.representation_pool}, and the encoder has "
+                f"{'no Bayesian layer' if layer is None else f'{len(layer.loc)} layers'}; expected "
+                "Gaussian representations, or a Bayesian layer for each of the "
+                f"{self.num_tasks} tasks, to borrow between"
+            )
+        return torch.Size() if layer is None else layer.loc.shape[1:]
 
     def programs(self) -> list[VMTL]:
         """This model and those trained beside it (an anchor): their losses are added."""
         return [self, *(self.lenders.programs() if self.borrowing else [])]
+
+    def scale_parameters(self) -> list[nn.Parameter]:
+        """What the standard deviations of the posteriors of weights and layers are made of."""
+        return [
+            parameter
+            for module in (self.classifier, self.encoder)
+            for name, parameter in module.named_parameters()
+            if name.endswith("raw_scale")
+        ]
 
     def set_temperature(self, temperature: float) -> None:
         """Set the temperature of the relaxed relatedness of every site."""
@@ -177,11 +215,13 @@ class VMTL(PyroModule):
         assert isinstance(borrowing, Borrowing)
         return borrowing
 
-    def _borrowed(self, site: str, draw: Tensor, lenders: Gaussians) -> dist.TorchDistribution:
-        borrowing, share = self._borrowing(site), self.tempering[site]
+    def _borrowed(
+        self, site: str, draw: Tensor, lenders: Gaussians, present: Tensor | None = None
+    ) -> dist.TorchDistribution:
+        borrowing = self._borrowing(site)
         if self.training and torch.is_grad_enabled():
-            borrowing.observe(lenders, share)
-        return borrowing.prior(draw, lenders, share)
+            borrowing.observe(lenders)
+        return borrowing.prior(draw, lenders, present)
 
     def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution:
         """p(w | alpha), batch shape ``[..., T, 1]``; where nobody lends N(0, I), or as learned.
@@ -208,6 +248,18 @@ class VMTL(PyroModule):
             return _standard_normal((len(layer.loc), 1, *layer.loc.shape[1:]), 2, layer.loc)
         return self._borrowed("representations", draw, lenders)
 
+    def representations_prior(self, batch: Batch, draw: Tensor | None) -> dist.TorchDistribution:
+        """p(z | x, beta), batch shape ``[..., T, B]``: N(0, I) but for samples with views.
+
+        :param batch: with the views of its samples through every task, or without.
+        :param draw: of ``relatedness_representations``, ``[..., T, 1, L]``, or None.
+        """
+        if draw is not None and batch.views is not None:
+            lenders = self.lenders.views(self, batch.views.x)
+            if lenders is not None:
+                return self._borrowed("representations", draw, lenders, batch.views.present)
+        return _standard_normal((*batch.mask.shape, self.encoder.latent_dim), 1, batch.x)
+
     def _layer_kl(self, draw: Tensor | None) -> Tensor | None:
         layer = self.encoder.layer()
         if layer is None:
@@ -227,7 +279,7 @@ class VMTL(PyroModule):
             with self._tempered("weights"):
                 weights = pyro.sample("weights", self.weights_prior(relatedness.get("weights")))
             with self._plate_of_samples(batch):
-                representations = self._representations_prior(batch)
+                representations = self._representations(batch, relatedness.get("representations"))
                 targets: Tensor = pyro.sample(
                     "targets",
                     self.likelihood(representations, weights),
@@ -242,28 +294,40 @@ class VMTL(PyroModule):
             self._relatedness("posterior")
             with self._tempered("weights"):
                 weights: Tensor = pyro.sample("weights", self.classifier())
-            self._advance_after(weights)
             with self._plate_of_samples(batch):
                 context = self._tempered("representations")
+                law = self.encoder(batch.x)
                 with context if self.encoder.has_density else _masked():
-                    pyro.sample("representations", self.encoder(batch.x))
+                    pyro.sample("representations", law)
+            self._advance_after(weights, batch, law)
 
-    def _advance_after(self, weights: Tensor) -> None:
+    def _advance_after(
+        self, weights: Tensor, batch: Batch, representations: dist.TorchDistribution
+    ) -> None:
         # An iteration is made when its gradient is taken. Until then every particle has the same
         # prior, and running a program to look at its trace changes nothing.
-        if self.training and weights.requires_grad and self.borrowing:
-            weights.register_hook(lambda gradient: self._advance())
+        watched = len(self.borrowing) > 0 or self.classifier.observes
+        if not (self.training and weights.requires_grad and watched):
+            return
+
+        def made(gradient: Tensor) -> None:
+            handle.remove()  # a gradient that is taken in parts is one iteration all the same
+            if self.borrowing:
+                self._advance()
+            if self.classifier.observes:
+                self.classifier.observe(batch, representations.mean.detach())
+
+        handle = weights.register_hook(made)
 
     def _advance(self) -> None:
         self.lenders.advance()
         for site in self.borrowing:
             self._borrowing(site).advance()
 
-    def _representations_prior(self, batch: Batch) -> Tensor:
+    def _representations(self, batch: Batch, relatedness: Tensor | None) -> Tensor:
         if self.encoder.has_density:
-            shape = (*batch.mask.shape, self.encoder.latent_dim)
             with self._tempered("representations"):
-                prior = _standard_normal(shape, 1, batch.x)
+                prior = self.representations_prior(batch, relatedness)
                 draw: Tensor = pyro.sample("representations", prior)
                 return draw
         # z has the same law in model and guide and contributes nothing. Its value comes from the

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pyro_vmtl.data import TaskSplits
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import TrainingSettings
-from pyro_vmtl.model import Settings
+from pyro_vmtl.model import Architecture, Encoder, Settings
 
 __all__ = ["Plan", "config_folder", "read_plan", "repeatable"]
 
@@ -57,8 +57,10 @@ def read_plan(config: DictConfig) -> Plan:
             f"data is a {type(splits).__name__}; expected the configuration of a task set with "
             "training, validation and test parts"
         )
+    model = _make(config.model, "model")
+    model["encoder"] = _variant(model.get("encoder"), model.pop("encoder_variant", None) or {})
     settings = Settings(
-        **_make(config.model, "model"),
+        **model,
         pool=_make(config.pool, "pool"),
         representation_pool=_make(config.representation_pool, "representation_pool"),
         lenders=_make(config.lenders, "lenders"),
@@ -66,6 +68,30 @@ def read_plan(config: DictConfig) -> Plan:
     trainer = _make(config.trainer, "trainer")
     training = {k: trainer.pop(k) for k in list(trainer) if k in _TRAINING}
     return Plan(splits, settings, TrainingSettings(**training), trainer)
+
+
+def _variant(encoder: Any, choices: dict[str, bool | None]) -> Any:
+    """The encoder as a recipe wants it, whichever architecture was chosen."""
+    unknown = sorted(set(choices) - {"per_task", "stochastic"})
+    if unknown:
+        raise InputError(
+            f"encoder_variant has {unknown[0]!r}; expected per_task or stochastic, true or false"
+        )
+    if isinstance(encoder, Architecture):
+        return encoder.variant(**choices)
+    # An encoder of the user's own stays as it is: it must be what is wanted already.
+    stochastic = choices.get("stochastic")
+    wanted = None
+    if choices.get("per_task"):
+        wanted = "an encoder for each task"
+    elif isinstance(encoder, Encoder) and stochastic not in (None, encoder.has_density):
+        wanted = f"{'uncertain' if stochastic else 'deterministic'} representations"
+    if wanted is not None:
+        raise InputError(
+            f"the recipe wants {wanted}, and the encoder is a {type(encoder).__name__}; expected "
+            "an architecture of the library such as MLP, or another recipe"
+        )
+    return encoder
 
 
 def _make(config: DictConfig, name: str) -> Any:

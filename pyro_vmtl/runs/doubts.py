@@ -17,6 +17,7 @@ __all__ = ["Check", "check", "tells_nothing"]
 _FEW = 50
 _ALIKE = 0.05
 _ALIKE_WEIGHTS = 0.2
+_ROUGH = 2  # of a 95% interval, the upper end over the lower: a standard error of 0.18 in log T
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,16 @@ def check(run: FinishedRun, calibration: pd.DataFrame | None = None) -> list[Che
         Check("Trivial answers", "is every task better than a trivial answer?", _trivial(run)),
         Check("Test data", f"does every task have {_FEW} labelled test samples?", _few(run)),
         Check("Tempering", "is it Bayes' rule, with KL weights of 1?", _tempering(run)),
+        Check("Weights", "do predictions average over a posterior of the weights?", _points(run)),
     ]
     if run.sites:
         checks.append(Check("Evidence", "is each task's evidence counted once?", _recursion(run)))
         checks.append(
             Check("Relatedness", "does it tell one task from another?", _relatedness(run))
         )
+    if run.metrics.get("calibrated"):
+        question = "is the temperature well known, and did it help on test data?"
+        checks.append(Check("Temperature scaling", question, _scaling(run)))
     if run.metrics.get("baselines"):
         checks.append(Check("Borrowing", "did it help the mean over tasks?", _baselines(run)))
     return checks
@@ -118,6 +123,27 @@ def _calibration(run: FinishedRun, rows: pd.DataFrame) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _scaling(run: FinishedRun) -> tuple[str, ...]:
+    entry = run.metrics["calibrated"]
+    found = list(entry["warnings"])
+    rough = [
+        f"{task} ({written_range(fitted['low'], fitted['high'])})"
+        for task, fitted in entry["temperatures"].items()
+        if fitted["low"] is not None and fitted["high"] > _ROUGH * fitted["low"]
+    ]
+    if rough and not any(fitted["own"] for fitted in entry["temperatures"].values()):
+        rough = [f"all tasks{rough[0][rough[0].rindex(' (') :]}"]
+    if rough:
+        found.append(f"Too few validation samples to know the temperature well: {_named(rough)}.")
+    before, after = (entry[when]["test"]["mean"]["nll"] for when in ("before", "after"))
+    if before is not None and after is not None and after > before:
+        found.append(
+            f"The temperature made the mean test density worse: NLL {written(after)} against "
+            f"{written(before)}."
+        )
+    return tuple(found)
+
+
 def _trivial(run: FinishedRun) -> tuple[str, ...]:
     scores = {name: row for name, row in run.metrics["test"].items() if name != "mean"}
     if not run.is_classification:
@@ -147,16 +173,28 @@ def _few(run: FinishedRun) -> tuple[str, ...]:
 
 def _tempering(run: FinishedRun) -> tuple[str, ...]:
     tempered = {site: w for site, w in run.model["tempering"].items() if w != 1}
-    # A deterministic encoder has no KL that a weight could temper.
-    encoder = run.model["settings"].get("encoder") or {}
-    if next(iter(encoder), "") in ("Identity", "DeterministicEncoder"):
-        tempered.pop("representations", None)
+    # A deterministic encoder has no KL that a weight could temper, nor has a point.
+    settings = run.model["settings"]
+    for kind, options in (settings.get("encoder") or {}).items():
+        if kind in ("Identity", "DeterministicEncoder") or options.get("stochastic") is False:
+            tempered.pop("representations", None)
+    if settings.get("classifier") == "point":
+        tempered.pop("weights", None)
     if not tempered:
         return ()
     parts = " and ".join(f"{weight:g} ({site})" for site, weight in tempered.items())
     return (
         f"The posterior is tempered: its KL weights are {parts}, where Bayes' rule says 1. Its "
         "scales are not those of Bayes' rule; judge them by the calibration above.",
+    )
+
+
+def _points(run: FinishedRun) -> tuple[str, ...]:
+    if run.model["settings"].get("classifier") != "point":
+        return ()
+    return (
+        "The weights are point estimates: predictions know nothing of how unsure the weights are, "
+        "and are the more overconfident the fewer the training samples.",
     )
 
 

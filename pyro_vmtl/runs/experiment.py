@@ -2,24 +2,25 @@
 
 import dataclasses
 import logging
+import math
 import shlex
 import time
-from importlib.metadata import version
-from platform import python_version
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-import pyro_vmtl
 from pyro_vmtl.data import ImageSplits, TaskSplits
-from pyro_vmtl.inference import FittedVMTL, Predictions, fit, save
+from pyro_vmtl.inference import FittedVMTL, Predictions, ScaledVMTL, save
 from pyro_vmtl.inspection import (
+    Snapshots,
+    kept_epoch,
     plot_relatedness,
+    plot_relatedness_over_time,
     plot_training,
     relatedness,
     save_netcdf,
@@ -27,15 +28,17 @@ from pyro_vmtl.inspection import (
 )
 from pyro_vmtl.model import Identity, Settings, Standard
 from pyro_vmtl.runs.configuration import Plan, read_plan, repeatable
+from pyro_vmtl.runs.fits import fit_plan, predict_held_out, versions
 from pyro_vmtl.runs.folder import RunFolder
 from pyro_vmtl.runs.report import write_report
+from pyro_vmtl.runs.scaling import check_scaling, scale_run
 
 __all__ = ["Scores", "baselines", "run_experiment"]
 
 _log = logging.getLogger(__name__)
 
 Scores = dict[str, dict[str, float | None]]
-_PACKAGES = ("torch", "pyro-ppl", "lightning", "numpy", "arviz")
+_SNAPSHOTS = 20
 
 
 def run_experiment(config: DictConfig, folder: RunFolder, console: Console) -> FittedVMTL:
@@ -47,45 +50,51 @@ def run_experiment(config: DictConfig, folder: RunFolder, console: Console) -> F
     """
     started = time.perf_counter()
     plan = read_plan(config)
+    check_scaling(config.temperature_scaling, plan.splits)
     folder.write_text("config.yaml", repeatable(config, folder.path))
     console.print(_introduction(plan))
     if isinstance(plan.splits, ImageSplits):
         plan.splits.write_lists(folder.path / "splits")
-    fitted = _fit(plan, config, folder)
+    fitted, snapshots = _fit(plan, config, folder)
     seconds = {"training": time.perf_counter() - started}
 
-    test = fitted.predict(plan.splits.test, config.num_samples, seed=config.seed)
-    validation = None
-    if bool(plan.splits.validation.labelled.any()):
-        validation = fitted.predict(plan.splits.validation, config.num_samples, seed=config.seed)
+    parts = predict_held_out(fitted, plan, config.num_samples, config.seed)
+    test = parts["test"]
     scores = test.metrics()
+    shown: dict[str, Scores] = {}
+    scaled = None
+    if config.temperature_scaling:
+        choice, draws = config.temperature_scaling, config.num_samples
+        scaled = scale_run(fitted, plan.splits, parts, choice, draws, config.seed)
+        shown["VMTL, scaled"] = scaled.entry["after"]["test"]
+        frame = scaled.test.frame()
+        folder.write("predictions_scaled.parquet", lambda path: frame.to_parquet(path, index=False))
     others = baselines(plan, config) if config.baselines else {}
+    shown |= others
     seconds["total"] = time.perf_counter() - started
     folder.write_json(
         "metrics.json",
         {
             "test": scores,
-            "validation": None if validation is None else validation.metrics(),
+            "validation": parts["validation"].metrics() if "validation" in parts else None,
+            "calibrated": None if scaled is None else scaled.entry,
             "baselines": {name: {"test": other} for name, other in others.items()},
             "samples": {name: len(part) for name, part in plan.splits._asdict().items()},
             "seconds": seconds,
             "warnings": list(fitted.warnings),
-            "versions": _versions(),
+            "versions": versions(),
         },
     )
-    _write_inspection(fitted, test, plan.splits, config, folder)
-    for table in _tables({"VMTL" if others else "": scores, **others}):
+    _write_inspection(fitted, snapshots, test, plan.splits, config, folder)
+    for table in _tables({"VMTL" if shown else "": scores, **shown}):
         console.print(table)
-    for sentence in fitted.warnings:
+    if scaled is not None:
+        console.print(_temperatures(scaled.model))
+    for sentence in (*fitted.warnings, *(scaled.model.warnings if scaled else ())):
         console.print(f"[yellow]Warning:[/yellow] {sentence}")
     _write_report(folder, console)
     console.print(f"Run folder: {folder.path}", soft_wrap=True)
     return fitted
-
-
-def _versions() -> dict[str, str]:
-    ours = {"python": python_version(), "pyro_vmtl": pyro_vmtl.__version__}
-    return ours | {package: version(package) for package in _PACKAGES}
 
 
 def _introduction(plan: Plan) -> str:
@@ -94,10 +103,9 @@ def _introduction(plan: Plan) -> str:
     return f"{splits.train.num_tasks} tasks; samples: {counts}"
 
 
-def _fit(plan: Plan, config: DictConfig, folder: RunFolder) -> FittedVMTL:
-    options = dict(plan.trainer)
+def _fit(plan: Plan, config: DictConfig, folder: RunFolder) -> tuple[FittedVMTL, Snapshots]:
     loggers = []
-    if options.pop("tensorboard"):
+    if plan.trainer["tensorboard"]:
         from lightning.pytorch.loggers import TensorBoardLogger
 
         loggers.append(TensorBoardLogger(folder.path, name="tensorboard", version=""))
@@ -105,24 +113,24 @@ def _fit(plan: Plan, config: DictConfig, folder: RunFolder) -> FittedVMTL:
     def write_history(history: list[dict[str, float]]) -> None:
         folder.write_csv("metrics.csv", pd.DataFrame(history))
 
-    fitted = fit(
-        plan.splits.train,
-        plan.splits.validation,
-        plan.settings,
-        plan.training,
-        seed=config.seed,
+    snapshots = Snapshots(plan.splits.train.names, -(-plan.training.epochs // _SNAPSHOTS))
+    fitted = fit_plan(
+        plan,
+        config.seed,
         checkpoints=folder.path / "checkpoints",
         resume=config.ckpt_path,
         loggers=loggers,
+        callbacks=[snapshots],
         on_epoch=write_history,
-        **options,
+        log_warnings=False,  # the command shows them under its tables
     )
     save(fitted, folder.path / "model")
-    return fitted
+    return fitted, snapshots
 
 
 def _write_inspection(
     fitted: FittedVMTL,
+    snapshots: Snapshots,
     test: Predictions,
     splits: TaskSplits,
     config: DictConfig,
@@ -130,13 +138,27 @@ def _write_inspection(
 ) -> None:
     table = relatedness(fitted, seed=config.seed)
     folder.write_csv("relatedness.csv", table)
+    over_time = snapshots.relatedness()
+    folder.write_csv("relatedness_over_time.csv", over_time)
     frame = test.frame()
     folder.write("predictions.parquet", lambda path: frame.to_parquet(path, index=False))
-    data = to_inference_data(fitted, splits.test, num_samples=config.num_samples, seed=config.seed)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    data = to_inference_data(
+        fitted,
+        splits.test,
+        num_samples=config.num_samples,
+        seed=config.seed,
+        config={str(name): value for name, value in plain.items()},
+    )
     folder.write("inference_data.nc", lambda path: save_netcdf(data, path))
     figures = {"training": plot_training(fitted.history)[0].get_figure()}
     for site in table["site"].unique():
         figures[f"relatedness_{site}"] = plot_relatedness(table, site=site).get_figure()
+        row = kept_epoch(fitted.history)
+        kept = None if row is None else float(fitted.history["epoch"].iloc[row])
+        ax = plot_relatedness_over_time(over_time, site=site, kept=kept)
+        figures[f"relatedness_over_time_{site}"] = ax.get_figure()
     for name, figure in figures.items():
         _write_figure(folder, f"figures/{name}.png", figure)
 
@@ -180,14 +202,10 @@ def baselines(plan: Plan, config: DictConfig) -> dict[str, Scores]:
         choices["single-task"] = plain
     scores = {}
     for name, settings in choices.items():
-        options = {k: v for k, v in plan.trainer.items() if k != "tensorboard"}
-        fitted = fit(
-            plan.splits.train,
-            plan.splits.validation,
-            settings,
-            plan.training,
-            seed=config.seed,
-            **options,
+        fitted = fit_plan(
+            dataclasses.replace(plan, settings=settings),
+            config.seed,
+            log_warnings=False,  # they would pass for those of the model
         )
         test = fitted.predict(plan.splits.test, config.num_samples, seed=config.seed)
         scores[name] = test.metrics()
@@ -219,5 +237,19 @@ def _tables(scores: dict[str, Scores]) -> list[Table]:
     return tables
 
 
+def _temperatures(scaled: ScaledVMTL) -> Table:
+    """What the temperatures are and how well they are known."""
+    table = Table("task", title="Temperature, fitted to validation data")
+    for name in ("temperature", "95% from", "to", "samples"):
+        table.add_column(name, justify="right")
+    frame = scaled.frame()
+    shared = not frame["own"].any()
+    for row in (frame.head(1).assign(task="all tasks") if shared else frame).itertuples():
+        cells = [_number(value) for value in (row.temperature, row.low, row.high)]
+        whose = "" if shared or row.own else " (all tasks)"
+        table.add_row(row.task, *cells, f"{row.samples}{whose}")
+    return table
+
+
 def _number(value: Any) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"

@@ -46,6 +46,8 @@ class FinishedRun:
         draws of a regression and the test samples' inputs.
     :ivar truth: the true cluster of each task, where it is known.
     :ivar has_inputs: whether the inputs of ``predictions`` are the test samples' own.
+    :ivar over_time: ``relatedness_over_time.csv``, where there is one that says something.
+    :ivar scaled: ``predictions_scaled.parquet``, where temperatures were fitted; without draws.
     """
 
     path: Path
@@ -57,6 +59,8 @@ class FinishedRun:
     predictions: Predictions
     truth: tuple[int, ...] | None = None
     has_inputs: bool = False
+    over_time: pd.DataFrame | None = None
+    scaled: Predictions | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,6 +113,8 @@ def read_run(path: str | Path) -> FinishedRun:
     history = _read(path / "metrics.csv", pd.read_csv)
     frame = _read(path / "predictions.parquet", pd.read_parquet)
     table = _read(path / "relatedness.csv", _relatedness)
+    over_time = _read_if_there(path / "relatedness_over_time.csv", _relatedness)
+    scaled = _read_if_there(path / "predictions_scaled.parquet", pd.read_parquet)
     try:
         table.attrs |= _relatedness_attributes(table, model)
         constant = _group(path, "constant_data")
@@ -126,6 +132,8 @@ def read_run(path: str | Path) -> FinishedRun:
             _predictions(frame, model, inputs, draws),
             _truth(constant),
             inputs is not None,
+            None if over_time is None or over_time.empty else over_time,
+            None if scaled is None else _predictions(scaled, model, None, None),
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
@@ -141,6 +149,10 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     except Exception as error:  # each format has errors of its own for what is not of it
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read ({reason}); expected the file of a run") from error
+
+
+def _read_if_there(path: Path, reader: Callable[[Path], Any]) -> Any:
+    return _read(path, reader) if path.is_file() else None
 
 
 def _config(path: Path) -> Any:

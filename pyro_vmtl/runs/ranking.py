@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.inference import FittedVMTL, fit
+from pyro_vmtl.inference import FittedVMTL
 from pyro_vmtl.inspection.comparison import compare
 from pyro_vmtl.runs.configuration import Plan
+from pyro_vmtl.runs.fits import fit_plan
 
 __all__ = ["rank_plans"]
 
@@ -38,10 +39,8 @@ def rank_plans(
         raise InputError(f"the {heldout} part has no labelled sample; expected some to rank on")
     fits = {}
     for name, plan in plans.items():
-        options = {k: v for k, v in plan.trainer.items() if k != "tensorboard"}
-        fits[name] = fit(
-            splits.train, splits.validation, plan.settings, plan.training, seed=seed, **options
-        )
+        # Who is called after each fit says the warnings.
+        fits[name] = fit_plan(plan, seed, log_warnings=on_fit is None)
         if on_fit is not None:
             on_fit(name, fits[name])
     return compare(fits, part, splits.train, num_samples, seed)

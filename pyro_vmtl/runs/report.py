@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from pyro_vmtl.inspection import relatedness_auc, relatedness_matrix, task_order
+from pyro_vmtl.inspection import calibration_table, relatedness_auc, relatedness_matrix, task_order
 from pyro_vmtl.inspection.relatedness import Value
 from pyro_vmtl.inspection.scored import ALL_TASKS
 from pyro_vmtl.runs.doubts import Check, check, tells_nothing
@@ -23,6 +23,7 @@ from pyro_vmtl.runs.report_figures import (
     calibration_figures,
     extremes,
     further_figures,
+    over_time_figure,
     relatedness_figure,
     training_figures,
 )
@@ -31,6 +32,7 @@ from pyro_vmtl.runs.report_tables import (
     borrowing_table,
     calibration_report,
     calibration_rows,
+    scaling_report,
     scores_table,
     uncertainty_report,
     written,
@@ -103,6 +105,8 @@ def _render(run: FinishedRun) -> str:
         scores=scores_table(run),
         metrics=[METRICS[name] for name in run.metrics["test"]["mean"] if name in METRICS],
         calibration=calibration_report(run, calibration),
+        scaling=scaling_report(run),
+        pooled_scaling=_pooled_scaling(run, calibration),
         calibration_figures=calibration_figures(run),
         has_draws=run.is_classification or run.predictions.draws is not None,
         uncertainty=uncertainty_report(run),
@@ -114,6 +118,7 @@ def _render(run: FinishedRun) -> str:
         matrices=[_matrix(run, site) for site in run.sites],
         borrowing={site: borrowing_table(run, site) for site in run.sites},
         graphs={site: relatedness_figure(run, site) for site in run.sites},
+        over_time={site: over_time_figure(run, site) for site in run.sites},
         checks=checks,
         training=training_figures(run),
         kept=_kept(run),
@@ -227,6 +232,19 @@ def _summary(run: FinishedRun, calibration: pd.DataFrame) -> list[str]:
             f"{pooled['verdict']}."
         )
     return sentences + [_borrowing_sentence(run, site) for site in run.sites]
+
+
+def _pooled_scaling(run: FinishedRun, calibration: pd.DataFrame) -> str:
+    """What scaling did to the ECE of all samples together, and what it is to be held against."""
+    if run.scaled is None or not run.is_classification:
+        return ""
+    before = calibration.loc[ALL_TASKS]
+    after = calibration_table(run.scaled).loc[ALL_TASKS]
+    between = written_range(after["ece_low"], after["ece_high"])
+    return (
+        f"Over all test samples the ECE was {written(before['ece'])} and is "
+        f"{written(after['ece'])}; calibrated predictions of the new confidences would score {between}."
+    )
 
 
 def _borrowing_sentence(run: FinishedRun, site: str) -> str:

@@ -20,11 +20,13 @@ from pyro_vmtl.inspection import (
     plot_elbo,
     plot_pit,
     plot_relatedness_graph,
+    plot_relatedness_over_time,
     plot_reliability,
     plot_risk_coverage,
     plot_scales,
     plot_validation,
 )
+from pyro_vmtl.model import SITES
 from pyro_vmtl.runs.finished import FinishedRun
 from pyro_vmtl.runs.report_tables import METRICS, written
 
@@ -34,11 +36,16 @@ __all__ = [
     "calibration_figures",
     "extremes",
     "further_figures",
+    "over_time_figure",
     "relatedness_figure",
     "training_figures",
 ]
 
-_DRAWN_HERE = ("training", "relatedness_weights", "relatedness_representations")
+_DRAWN_HERE = (
+    "training",
+    *(f"relatedness_{site}" for site in SITES),
+    *(f"relatedness_over_time_{site}" for site in SITES),
+)
 _MOST_BYTES = 1_500_000
 _SHOWN = 6
 _SMALLEST_SIDE = 8
@@ -127,6 +134,8 @@ def training_figures(run: FinishedRun) -> list[Figure]:
                     f"{title} on validation data: {meaning}. The epoch of the best NLL is kept.",
                 )
             )
+    if run.model["settings"].get("classifier") == "point":
+        return figures  # a point has no scale
     figures.append(
         _draw(
             plot_scales(history, _new_axes()),
@@ -188,6 +197,26 @@ def relatedness_figure(run: FinishedRun, site: str) -> Figure:
         "The strongest lenders of each task, at most three, where they say more than before any "
         "data: arrows point from lender to borrower, wider for more. Brighter tasks are more "
         "independent; grey: the prior has no way to decline.",
+    )
+
+
+def over_time_figure(run: FinishedRun, site: str) -> Figure | None:
+    """How the relatedness of a site formed, where the run looked at it during training."""
+    if run.over_time is None or site not in set(run.over_time["site"]):
+        return None
+    row = run.kept
+    kept = None if row is None or run.history.empty else float(run.history["epoch"].iloc[row])
+    what = {
+        "weights": "the probability that a lender is picked",
+        "gates": "the probability that a gate is open",
+        "clusters": "the probability that two tasks share a cluster",
+    }[run.kind(site)]
+    return _draw(
+        plot_relatedness_over_time(run.over_time, _new_axes(), site=site, kept=kept),
+        "Curves of the relatedness of pairs of tasks over epochs.",
+        f"How relatedness formed: {what}, over epochs; the pairs that end highest are named. "
+        "Curves that still move at the epoch that was kept would have gone on: train longer before "
+        "reading them.",
     )
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "borrowing_table",
     "calibration_report",
     "calibration_rows",
+    "scaling_report",
     "scores_table",
     "uncertainty_report",
     "written",
@@ -160,6 +161,9 @@ def _distance_from_best(metric: str, value: float) -> float:
 def scores_table(run: FinishedRun) -> Table:
     """The test metrics of every task, beside those of the models that do not borrow."""
     methods = {"VMTL": run.metrics["test"]}
+    scaled = run.metrics.get("calibrated")
+    if scaled:
+        methods["VMTL, scaled"] = scaled["after"]["test"]
     baselines = run.metrics.get("baselines") or {}
     methods |= {name: scores["test"] for name, scores in baselines.items()}
     first = methods["VMTL"]
@@ -174,9 +178,9 @@ def scores_table(run: FinishedRun) -> Table:
             known = [_distance_from_best(metric, v) for v in values if v is not None]
             for value in values:
                 best = (
-                    len(methods) > 1
-                    and value is not None
+                    value is not None
                     and _distance_from_best(metric, value) == min(known)
+                    and max(known) > min(known)
                 )
                 cells.append(_number(value, best))
         return tuple(cells)
@@ -190,12 +194,15 @@ def scores_table(run: FinishedRun) -> Table:
     else:
         head += [Column(_label(metric)) for metric in metrics]
     caption = "Scores on test data, which nothing was chosen by."
-    if len(methods) > 1:
+    if scaled:
+        caption += " Scaled: by a temperature that was fitted to validation data."
+    if baselines:
         caption += (
             " N(0, I) is the same model without borrowing; single-task has encoders of its own."
-            if len(methods) > 2
-            else " The model beside it does not borrow."
+            if len(baselines) > 1
+            else f" {next(iter(baselines))} does not borrow."
         )
+    if len(methods) > 1:
         caption += " Bold: the best of a row, from one seed."
     return Table(
         "scores",
@@ -297,6 +304,57 @@ def calibration_report(run: FinishedRun, rows: pd.DataFrame) -> Table:
         tuple(made[:-1]),
         made[-1],
     )
+
+
+def scaling_report(run: FinishedRun) -> Table | None:
+    """The temperatures, and calibration before and after them, where they were fitted."""
+    entry = run.metrics.get("calibrated")
+    if not entry:
+        return None
+    second = "ece" if run.is_classification else "coverage_90"
+    before, after = entry["before"]["test"], entry["after"]["test"]
+
+    def scores(task: str) -> tuple[Cell, ...]:
+        return tuple(
+            _number(part.get(task, {}).get(name))
+            for name in ("nll", second)
+            for part in (before, after)
+        )
+
+    rows = tuple(
+        (
+            Cell(task),
+            *(_number(fitted[key]) for key in ("temperature", "low", "high")),
+            _count(fitted["samples"]),
+            *scores(task),
+        )
+        for task, fitted in entry["temperatures"].items()
+    )
+    own = [fitted["own"] for fitted in entry["temperatures"].values()]
+    whose = (
+        "One temperature for all tasks"
+        if not any(own)
+        else "A temperature for each task"
+        if all(own)
+        else "A temperature for each task whose validation samples tell it well enough, one for "
+        "the others"
+    )
+    return Table(
+        "scaling",
+        f"{whose}, fitted to labelled validation samples (their number in the column) and never to "
+        "test data. Above 1 it takes confidence away, below 1 it adds some; where the interval "
+        "holds 1, the validation data do not say that it was needed. Test scores before and after.",
+        (
+            Column("task", numeric=False),
+            *(Column(label) for label in ("temperature", "95% from", "to", "samples")),
+            *(Column(f"{_label(name)} {when}") for name in ("nll", second) for when in _WHEN),
+        ),
+        rows,
+        (Cell("mean over tasks"), *[Cell("")] * 4, *scores("mean")),
+    )
+
+
+_WHEN = ("before", "after")
 
 
 def uncertainty_report(run: FinishedRun) -> Table:

@@ -16,6 +16,7 @@ from pyro_vmtl.data import (
     IMAGE_SHAPE,
     TaskSplits,
     digit_domains,
+    relabelled_digits,
     rotated_digits,
 )
 from pyro_vmtl.errors import InputError
@@ -24,7 +25,7 @@ DIGITS = load_digits()
 IMAGES = torch.from_numpy(DIGITS.images / 16).float()
 LABELS = torch.from_numpy(DIGITS.target)
 
-both = pytest.mark.parametrize("make", [rotated_digits, digit_domains])
+each = pytest.mark.parametrize("make", [rotated_digits, digit_domains, relabelled_digits])
 Make = Callable[..., TaskSplits]
 
 
@@ -32,21 +33,21 @@ def sources(splits: TaskSplits) -> list[list[int]]:
     return [part.sources.tolist() for part in splits if part.sources is not None]
 
 
-class TestBoth:
-    @both
+class TestEach:
+    @each
     @pytest.mark.parametrize("options", [{}, {"shots": 4, "validation_shots": 1}])
     def test_every_image_is_in_one_place(self, make: Make, options: dict[str, int]) -> None:
         train, validation, test = sources(make(**options))
         assert sorted(train + validation + test) == list(range(len(LABELS)))
 
-    @both
+    @each
     def test_the_same_seed_gives_the_same_set(self, make: Make) -> None:
         for part, again in zip(make(seed=3), make(seed=3), strict=True):
             assert part.x.equal(again.x)
             assert part.y.equal(again.y)
         assert sources(make(seed=3)) != sources(make(seed=4))
 
-    @both
+    @each
     def test_images_are_flat_and_in_the_unit_interval(self, make: Make) -> None:
         for part in make():
             assert part.input_shape == (64,)
@@ -55,13 +56,13 @@ class TestBoth:
             assert part.x.max() == 1
             part.check_training()
 
-    @both
+    @each
     def test_validation_can_be_empty(self, make: Make) -> None:
         splits = make(validation_shots=0)
         assert len(splits.validation) == 0
         assert splits.validation.names == splits.train.names
 
-    @both
+    @each
     def test_too_many_shots_are_refused_with_the_largest_number(self, make: Make) -> None:
         for options in ({}, {"validation_shots": 0}, {"validation_shots": 3}):
             with pytest.raises(InputError, match=r"expected at most \d+,") as caught:
@@ -73,7 +74,7 @@ class TestBoth:
         with pytest.raises(InputError, match="validation_shots of at most"):
             make(shots=1, validation_shots=1000)
 
-    @both
+    @each
     @pytest.mark.parametrize(
         "options", [{"shots": 0}, {"shots": 1.5}, {"validation_shots": -1}, {"seed": -1}]
     )
@@ -166,3 +167,34 @@ class TestDigitDomains:
             image, source = pair(task)
             expected = ndimage.rotate(source[0].numpy(), angle, reshape=False, order=1).clip(0, 1)
             np.testing.assert_allclose(image[0], expected, atol=1e-5)
+
+
+class TestRelabelledDigits:
+    def test_tasks_of_a_code_label_the_digits_alike_and_others_do_not(self) -> None:
+        splits = relabelled_digits(num_tasks=5, num_codes=2, seed=4)
+        codes: dict[int, list[int]] = {}
+        for part in splits:
+            assert part.truth is not None
+            assert part.truth.tolist() == [0, 1, 0, 1, 0]
+            assert part.sources is not None
+            for task in range(5):
+                rows = part.indices(task)
+                pairs = set(
+                    zip(LABELS[part.sources[rows]].tolist(), part.y[rows].tolist(), strict=True)
+                )
+                assert len(pairs) == 10, "a digit has two labels in one task"
+                code = [label for _, label in sorted(pairs)]
+                assert codes.setdefault(task % 2, code) == code
+        assert codes[0] == list(range(10))
+        assert sorted(codes[1]) == codes[0]
+        assert codes[1] != codes[0]
+
+    def test_images_are_as_they_were(self) -> None:
+        train = relabelled_digits().train
+        assert train.sources is not None
+        assert train.x.reshape(-1, *IMAGE_SHAPE).equal(IMAGES[train.sources])
+        assert train.class_counts.eq(3).all()
+
+    def test_there_is_a_task_for_every_code(self) -> None:
+        with pytest.raises(InputError, match="num_codes is 7; expected at most the 6 tasks"):
+            relabelled_digits(num_codes=7)

@@ -6,19 +6,22 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from scipy.stats import multivariate_normal
 
 from pyro_vmtl.data import Batch
-from pyro_vmtl.inference import elbo_parts
+from pyro_vmtl.inference import elbo_parts, task_losses
 from pyro_vmtl.model import (
     MLP,
     SITES,
     VMTL,
     Anchored,
     BayesianLinear,
+    Clustered,
     GaussianLikelihood,
     Geometric,
+    Hierarchical,
     Identity,
     Mixture,
     Power,
@@ -100,6 +103,104 @@ class TestParts:
     def test_of_a_deterministic_encoder_have_no_kl_of_representations(self) -> None:
         for settings in (MODELS[0], MODELS[2]):
             assert elbo_parts(_make(settings), _batch()).kl_representations == 0
+
+
+MORE_MODELS = [
+    *MODELS,
+    Settings(BayesianLinear(3), Hierarchical(2)),
+    Settings(BayesianLinear(3, prior="samples"), Clustered(), lenders=Anchored),
+    Settings(MLP(3, stochastic=False), Standard(), classifier="point"),
+    Settings(MLP(3, per_task=True), Mixture(), lenders=Recursive, classifier="amortised"),
+]
+
+
+class TestTaskLosses:
+    @pytest.mark.parametrize("settings", MORE_MODELS)
+    @pytest.mark.parametrize("tempering", [1.0, 0.1, 0.0])
+    def test_sum_to_the_analytic_loss_of_pyro_with_its_gradient(
+        self, settings: Settings, tempering: float
+    ) -> None:
+        vmtl, batch = _make(settings), _batch()
+        vmtl.tempering.update(weights=tempering, representations=0.5 * tempering)
+        losses, gradients = [], []
+        start = {name: value.clone() for name, value in vmtl.state_dict().items()}
+        for seed in range(2):
+            for ours in (True, False):
+                vmtl.zero_grad()
+                vmtl.load_state_dict(start)  # some move on when a gradient is taken
+                pyro.set_rng_seed(seed)
+                if ours:
+                    loss = task_losses(vmtl, batch).sum()
+                else:
+                    elbo = TraceMeanField_ELBO()
+                    loss = elbo.differentiable_loss(vmtl.model, vmtl.guide, batch)
+                loss.backward()
+                losses.append(loss.item())
+                found = [p.grad for p in vmtl.parameters() if p.grad is not None]
+                gradients.append(torch.cat([gradient.flatten() for gradient in found]))
+        assert losses[::2] == pytest.approx(losses[1::2], rel=1e-5)
+        for one, two in zip(gradients[::2], gradients[1::2], strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+    def test_are_each_those_of_its_own_samples(self) -> None:
+        vmtl, batch = _make(Settings(MLP(3, dropout=0), Standard())), _batch()
+        pyro.set_rng_seed(0)
+        before = task_losses(vmtl, batch)
+        batch.x[1] += 1
+        pyro.set_rng_seed(0)
+        after = task_losses(vmtl, batch)
+        assert (before != after).tolist() == [False, True, False]
+
+    def test_average_over_draws(self) -> None:
+        vmtl, batch = _make(MODELS[1]).eval(), _batch()
+        pyro.set_rng_seed(0)
+        several = task_losses(vmtl, batch, num_particles=3)
+        pyro.set_rng_seed(0)
+        one_by_one = sum(task_losses(vmtl, batch) for _ in range(3)) / 3
+        torch.testing.assert_close(several, one_by_one)
+
+
+class TestVariationalBasicMultiTaskLearning:
+    """VBMTL: N(0, I), one encoder for all tasks; the same loss in a straight line of arithmetic."""
+
+    def test_has_the_loss_of_a_straight_line_computation(self) -> None:
+        num_classes, latent = 3, 4
+        settings = Settings(MLP(latent, hidden=(8,), dropout=0), Standard())
+        vmtl = assemble(settings, TASKS, num_classes, (INPUTS,), is_classification=True)
+        batch = _batch()
+        batch.y = torch.randint(num_classes, batch.y.shape)
+        vmtl.tempering.update(weights=0.3, representations=0.01)
+        guide = poutine.trace(vmtl.guide).get_trace(batch)
+        same_draws: Any = poutine.replay(vmtl.guide, trace=guide)
+        loss = TraceMeanField_ELBO().loss(vmtl.model, same_draws, batch)
+
+        parameters = {name: p.detach().double() for name, p in vmtl.named_parameters()}
+        first, second = (
+            [parameters[f"encoder.network.{n}.{part}"] for part in ("weight", "bias")]
+            for n in (2, 5)
+        )
+        mu, rho = parameters["classifier.loc"], parameters["classifier.raw_scale"]
+        sigma = rho.exp().log1p()
+        draws: Any = [guide.nodes[site]["value"] for site in SITES]
+        w, z = (draw.detach().double() for draw in draws)
+
+        expected = 0.0
+        for t in range(TASKS):
+            expected += 0.3 * float(
+                0.5 * (sigma[t] ** 2 + mu[t] ** 2 - 1 - 2 * sigma[t].log()).sum()
+            )
+            for n in range(SAMPLES):
+                if not batch.mask[t, n]:
+                    continue
+                hidden = (first[0] @ batch.x[t, n].double() + first[1]).clamp_min(0)
+                out = second[0] @ hidden + second[1]
+                # An encoder's scale starts at 0.1, and has a floor.
+                scale = (out[latent:] + np.log(np.expm1(0.1))).exp().log1p() + 1e-4
+                kl = 0.5 * (scale**2 + out[:latent] ** 2 - 1 - 2 * scale.log()).sum()
+                logits = w[t, 0, :, :-1] @ z[t, n] + w[t, 0, :, -1]
+                density = logits[batch.y[t, n]] - logits.exp().sum().log()
+                expected += float(batch.scale[t, n]) * float(0.01 * kl - density)
+        assert loss == pytest.approx(expected, rel=1e-5)
 
 
 def _linear_model(x: np.ndarray[Any, Any], noise: float) -> VMTL:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyro_vmtl.errors import InputError
+from pyro_vmtl.inference import metrics
 from pyro_vmtl.inference.metrics import (
     calibration_range,
     classification_metrics,
@@ -183,6 +184,27 @@ class TestCalibrationRange:
         wider = calibration_range(probabilities, draws=20, seed=seed, level=0.99)
         assert wider[0] <= low
         assert wider[1] >= high
+
+    @given(seeds, st.integers(1, 40), st.integers(1, 20), st.integers(1, 20))
+    def test_errors_of_many_sets_are_those_of_each(
+        self, seed: int, num_samples: int, bins: int, sets: int
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        confidence = torch.rand(num_samples, dtype=torch.double, generator=generator)
+        # On an edge, twice the same, and all but certain.
+        confidence = torch.cat([confidence, confidence[:1], torch.tensor([0.0, 0.5, 1.0])])
+        confidence = confidence.sort().values
+        correct = torch.bernoulli(confidence.expand(sets, -1), generator=generator)
+        together = metrics._calibration_errors(confidence, correct, bins)
+        apart = [metrics._calibration_error(confidence, one, bins) for one in correct]
+        assert together.tolist() == pytest.approx(apart, abs=1e-6)
+
+    def test_many_samples_are_drawn_in_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        probabilities, _ = random_classification(0, 200, 4)
+        whole = calibration_range(probabilities, draws=500)
+        monkeypatch.setattr(metrics, "_MOST_OUTCOMES", 1700)
+        parts = calibration_range(probabilities, draws=500)
+        assert parts == pytest.approx(whole, rel=0.1)
 
     def test_global_random_state_is_left_alone(self) -> None:
         before = torch.get_rng_state()

@@ -251,6 +251,16 @@ class TestErrors:
         with pytest.raises(InputError, match="built for 3"):
             predict(vmtl, _tasks("regression"))
 
+    @pytest.mark.parametrize("encoder", [*DETERMINISTIC, *STOCHASTIC, MLP(5, per_task=True)])
+    def test_another_shape_of_samples(self, encoder: Architecture) -> None:
+        tasks = _tasks("regression")
+        vmtl = _make(tasks, encoder)
+        predict(vmtl, tasks, num_samples=2)
+        for shape in ((INPUTS + 1,), (INPUTS, 1), (2, INPUTS // 2)):
+            other = replace(tasks, x=torch.randn(len(tasks), *shape))
+            with pytest.raises(InputError, match=r"shape \[.*\]; the model's encoder .* \[4\]$"):
+                predict(vmtl, other)
+
     def test_no_samples(self) -> None:
         tasks = _tasks("regression")
         with pytest.raises(InputError, match="no samples"):

@@ -82,6 +82,10 @@ class TestEveryParameter:
         estimator: Any = "analytic" if is_classification else "sampled"
         training = TrainingSettings(estimator=estimator)
         module, batch = _module(settings, training, is_classification)
+        with torch.no_grad():  # anchors start knowing nothing: let them know something
+            for program in module.vmtl.programs()[1:]:
+                for scale in program.scale_parameters():
+                    scale.fill_(-1.0)
         for step in range(2):  # the recursion has nothing to lend in the first step
             module.zero_grad()
             module.on_train_batch_start(batch, step)

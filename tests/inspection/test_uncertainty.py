@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -129,6 +130,16 @@ def test_bands_are_quantiles_in_order_of_the_mean(make_predictions: MakePredicti
     draws = predictions.draws[:, int(row["sample"]), 1].double().numpy()
     assert row["low_90"] == pytest.approx(np.quantile(draws, 0.05, method="weibull"))
     assert row["target"] == pytest.approx(predictions.tasks.y[int(row["sample"]), 1].item())
+
+
+def test_a_sample_without_a_label_has_bands(make_predictions: MakePredictions) -> None:
+    predictions = make_predictions(2, "regression")
+    y = predictions.tasks.y.clone()
+    y[3] = torch.nan
+    blind = replace(predictions, tasks=replace(predictions.tasks, y=y))
+    ours, theirs = (predictive_bands(one).set_index("sample") for one in (blind, predictions))
+    assert np.isnan(ours.loc[3, "target"])
+    pd.testing.assert_frame_equal(ours.drop(columns="target"), theirs.drop(columns="target"))
 
 
 def test_wrong_arguments_are_named(make_predictions: MakePredictions) -> None:

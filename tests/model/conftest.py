@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from pyro_vmtl.data import Batch
+from pyro_vmtl.data import Batch, Views
 from pyro_vmtl.model import (
     MLP,
     VMTL,
@@ -92,9 +92,17 @@ def _cases() -> Iterator[tuple[str, str, str, str]]:
 def case(request: pytest.FixtureRequest) -> Case:
     """All pools, lenders, encoders and targets; recursive lenders have something to lend."""
     pool, lenders, encoder, kind = request.param
-    # Where tasks have layers of their own they borrow those as well.
-    layer_pool = POOLS[pool] if encoder == "layers" else Standard()
-    settings = Settings(ENCODERS[encoder], POOLS[pool], layer_pool, LENDERS[lenders])
+    # Where tasks have layers of their own, or samples views through tasks, they borrow those too.
+    lent = {"layers", "gaussian", "per task", "layer, samples"}
+    if POOLS[pool].needs_own_evidence:
+        lent = {"layers"}
+    borrows = POOLS[pool].borrows and encoder in lent
+    settings = Settings(
+        ENCODERS[encoder],
+        POOLS[pool],
+        POOLS[pool] if borrows else Standard(),
+        LENDERS[lenders],
+    )
     is_classification, outputs = KINDS[kind]
     vmtl = assemble(settings, TASKS, outputs, (INPUTS,), is_classification)
     if isinstance(vmtl.lenders, Recursive):
@@ -104,5 +112,8 @@ def case(request: pytest.FixtureRequest) -> Case:
     y = torch.randint(outputs, shape) if is_classification else torch.randn(*shape, *vector)
     mask = torch.arange(SAMPLES) < torch.tensor([[2], [SAMPLES], [4]])
     scale = torch.where(mask, 1 + torch.rand(shape), 1.0)
-    batch = Batch(torch.randn(*shape, INPUTS), y, mask, scale, torch.full(shape, -1))
+    present = torch.rand(*shape, TASKS) < 0.7
+    present[0, 0] = False  # a sample that nobody has a view of
+    views = Views(torch.randn(*shape, TASKS, INPUTS), present)
+    batch = Batch(torch.randn(*shape, INPUTS), y, mask, scale, torch.full(shape, -1), views=views)
     return Case(vmtl, batch)

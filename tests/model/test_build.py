@@ -2,6 +2,7 @@
 
 import json
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model import (
     MLP,
+    AmortisedWeights,
     Anchored,
     BayesianLinear,
     CategoricalLikelihood,
@@ -18,7 +20,9 @@ from pyro_vmtl.model import (
     Geometric,
     Identity,
     Linear,
+    MeanFieldWeights,
     Mixture,
+    PointWeights,
     Power,
     Recursive,
     Settings,
@@ -84,6 +88,38 @@ def test_an_unknown_choice_is_refused_by_name() -> None:
     plain["pool"] = {"Puddle": {}}
     with pytest.raises(InputError, match="'Puddle'"):
         from_plain(plain)
+
+
+CLASSIFIERS: dict[Any, type] = {
+    "mean_field": MeanFieldWeights,
+    "point": PointWeights,
+    "amortised": AmortisedWeights,
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize(("outputs", "is_classification"), [(2, True), (5, True), (3, False)])
+def test_the_classifier_is_the_one_chosen(name: Any, outputs: int, is_classification: bool) -> None:
+    settings = Settings(MLP(5), Standard(), classifier=name, bias=False)
+    again = from_plain(json.loads(json.dumps(to_plain(settings))))
+    assert again.classifier == name
+    for made in (settings, again):
+        classifier = assemble(made, 3, outputs, (4,), is_classification).classifier
+        assert type(classifier) is CLASSIFIERS[name]
+        rows = 1 if is_classification and outputs == 2 else outputs
+        assert classifier.event_shape == (rows, 5)
+        assert classifier.gaussians().loc.shape == (3, rows, 5)
+
+
+def test_a_model_saved_before_there_was_a_choice_has_a_mean_field() -> None:
+    plain = to_plain(Settings(classifier="point", pool=Standard()))
+    del plain["classifier"]
+    assert from_plain(plain).classifier == "mean_field"
+
+
+def test_an_unknown_classifier_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="classifier is 'full_rank'; expected one of"):
+        Settings(classifier="full_rank")  # type: ignore[arg-type]
 
 
 def test_a_network_is_no_encoder() -> None:

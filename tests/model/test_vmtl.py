@@ -282,7 +282,7 @@ class TestPrior:
         torch.testing.assert_close(actual.float(), expected)
 
     def test_layers_are_borrowed_only_where_each_task_has_one(self) -> None:
-        for encoder in (MLP(3), BayesianLinear(3), BayesianLinear(3, prior="samples")):
+        for encoder in (MLP(3, stochastic=False), BayesianLinear(3)):
             with pytest.raises(InputError, match="layer for each of the 3 tasks"):
                 _make(3, encoder=encoder, representation_pool=Mixture())
 

@@ -202,6 +202,10 @@ def test_training_ends_with_a_report_that_says_what_the_files_say(
     page = check_against_files(run)
     check_self_contained(run, page)
     assert words in page.text
+    formed = [found for _, found in page.elements if "over epochs" in str(found.get("alt"))]
+    assert any("pairs of tasks" in str(found["alt"]) for found in formed) == bool(
+        read_run(run).sites
+    )
     # The folder as it was given, from where the command ran.
     assert "pyro_vmtl.train --config-dir run --config-name config" in page.text
 
@@ -298,6 +302,69 @@ def test_the_files_of_a_run_are_all_that_a_report_needs(by_hand: Path) -> None:
     ]
     assert "VMTL" in page.text
     assert "Confidence is the mean probability" in page.text
+
+
+def _with_temperatures(run: Path, low: float | None = 1.1, worse: float = 0.0) -> None:
+    """A run whose confidence was halved, which costs so much density on the test data."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    after = {
+        name: row | {"nll": row["nll"] + worse, "ece": 0.05}
+        for name, row in metrics["test"].items()
+    }
+    fitted = {"temperature": 1.5, "standard_error": 0.1, "low": low, "high": 2.0}
+    metrics["calibrated"] = {
+        "temperatures": {name: fitted | {"samples": 8, "own": False} for name in NASTY},
+        "before": {"test": metrics["test"], "validation": metrics["test"]},
+        "after": {"test": after, "validation": after},
+        "warnings": [],
+    }
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    frame = pd.read_parquet(run / "predictions.parquet")
+    shares = {"probability </td>no": np.float32(0.5), "probability yes": np.float32(0.5)}
+    frame.assign(**shares).to_parquet(run / "predictions_scaled.parquet")
+
+
+def test_scaled_scores_stand_beside_the_others(by_hand: Path) -> None:
+    _with_temperatures(by_hand, worse=-0.1)
+    write_report(by_hand)
+    page = page_of(by_hand)
+    check_self_contained(by_hand, page)
+    metrics = json.loads((by_hand / "metrics.json").read_text())
+    for task, name in [(NASTY[0], NASTY[0]), ("mean", "mean over tasks")]:
+        before, after = (metrics["calibrated"][k]["test"][task] for k in ("before", "after"))
+        scores = [before["nll"], after["nll"], before["ece"], after["ece"]]
+        row = page.numbers("table-scaling", name)
+        assert row[-4:] == pytest.approx(scores)
+        other = metrics["baselines"]["N(0, I)"]["test"][task]["nll"]
+        assert page.numbers("table-scores", name)[4:7] == pytest.approx([*scores[:2], other])
+    assert page.numbers("table-scaling", NASTY[0])[:4] == [1.5, 1.1, 2.0, 8]
+    # Half of all answers are right, as the scaled probabilities say.
+    assert "the ECE was 0.250 and is 0.000" in page.text
+    assert "Temperature scaling: is the temperature well known" in page.text
+
+
+@pytest.mark.parametrize(
+    ("low", "worse", "sentence"),
+    [(0.5, -0.1, "all tasks (0.500 to 2.000)"), (1.9, 0.1, "worse: NLL 0.625 against 0.525")],
+)
+def test_a_temperature_that_cannot_be_trusted_is_named(
+    by_hand: Path, low: float, worse: float, sentence: str
+) -> None:
+    _with_temperatures(by_hand, low, worse)
+    found = {one.subject: one.findings for one in check(read_run(by_hand))}
+    (text,) = found["Temperature scaling"]
+    assert sentence in text
+
+
+def test_a_temperature_that_was_not_found_has_no_interval(by_hand: Path) -> None:
+    _with_temperatures(by_hand, None)
+    metrics = json.loads((by_hand / "metrics.json").read_text())
+    metrics["calibrated"]["warnings"] = ["No temperature fits."]
+    (by_hand / "metrics.json").write_text(json.dumps(metrics))
+    write_report(by_hand)
+    assert page_of(by_hand).rows("table-scaling")[NASTY[0]][1] == ("–", None)
+    (text,) = {one.subject: one.findings for one in check(read_run(by_hand))}["Temperature scaling"]
+    assert text == "No temperature fits."
 
 
 def test_names_are_text_and_never_markup(by_hand: Path) -> None:

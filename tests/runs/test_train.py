@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import pyro_vmtl as pv
-from pyro_vmtl.inspection import group_names, read_netcdf
+from pyro_vmtl.inspection import attributes, group_names, read_netcdf
 
 Train = Callable[..., Path]
 
@@ -23,6 +23,8 @@ def test_a_run_fills_its_folder(train: Train, data: str) -> None:
     assert metrics["test"]["mean"][key] == pytest.approx(sum(values) / len(values))
     assert metrics["validation"]["mean"]["nll"] is not None
     assert metrics["versions"]["torch"]
+    assert metrics["calibrated"] is None
+    assert not (run / "predictions_scaled.parquet").exists()
 
     history = pd.read_csv(run / "metrics.csv")
     assert list(history["epoch"]) == [0, 1]
@@ -49,6 +51,72 @@ def test_a_run_fills_its_folder(train: Train, data: str) -> None:
     loaded = pv.load(run)
     again = loaded.predict(splits.test, num_samples=20, seed=0).metrics()
     assert again["mean"] == pytest.approx(metrics["test"]["mean"], rel=1e-4)
+
+
+def test_a_run_says_how_relatedness_formed_and_how_it_was_configured(
+    train: Train, clusters: tuple[str, ...]
+) -> None:
+    run = train(*clusters, "trainer.epochs=3", "trainer.patience=null", "seed=3")
+    over_time = pd.read_csv(run / "relatedness_over_time.csv")
+    assert list(over_time) == ["epoch", "site", "task", "other", "probability"]
+    assert over_time["epoch"].unique().tolist() == [0, 1, 2]
+    kept = pd.read_csv(run / "metrics.csv")["validation_nll"].idxmin()
+    at_kept = over_time[over_time["epoch"] == kept].set_index(["task", "other"])["probability"]
+    table = pd.read_csv(run / "relatedness.csv").set_index(["task", "other"])["probability"]
+    pd.testing.assert_series_equal(at_kept, table, rtol=1e-5)
+    assert (run / "figures" / "relatedness_over_time_weights.png").stat().st_size > 1000
+    config = json.loads(attributes(read_netcdf(run / "inference_data.nc"))["config"])
+    assert config["seed"] == 3
+    assert config["data"]["dimensions"] == 3
+    assert config["pool"]["_target_"] == "pyro_vmtl.Clustered"
+
+
+def test_a_long_run_is_watched_about_twenty_times(train: Train, clusters: tuple[str, ...]) -> None:
+    few = ("trainer.steps_per_epoch=1", "trainer.validation_samples=1", "trainer.patience=null")
+    run = train(*clusters, "trainer.epochs=21", *few, "pool=mixture")
+    epochs = pd.read_csv(run / "relatedness_over_time.csv")["epoch"].unique()
+    assert epochs.tolist() == list(range(0, 21, 2))
+
+
+@pytest.mark.parametrize("kind", ["binary", "regression"])
+def test_scaling_reports_both_scores(
+    train: Train, clusters: tuple[str, ...], kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = (*clusters, f"data.kind={kind}", "data.samples=40")
+    budget = ("trainer.steps_per_epoch=30", "trainer.learning_rate.value=0.1")
+    run = train(*data, *budget, "temperature_scaling=true")
+    metrics = json.loads((run / "metrics.json").read_text())
+    entry = metrics["calibrated"]
+    assert entry["before"] == {"test": metrics["test"], "validation": metrics["validation"]}
+    (temperature,) = {row["temperature"] for row in entry["temperatures"].values()}
+    assert temperature > 0
+    assert temperature != 1
+    # Weighted by samples, of which each task has as many, validation is better for it.
+    before, after = (entry[when]["validation"]["mean"]["nll"] for when in ("before", "after"))
+    assert after < before
+    frames = [pd.read_parquet(run / f"predictions{end}.parquet") for end in ("", "_scaled")]
+    assert frames[0]["prediction"].equals(frames[1]["prediction"])
+    scored = -frames[1].groupby("task")["log_density"].mean().mean()
+    assert scored == pytest.approx(entry["after"]["test"]["mean"]["nll"], rel=1e-5)
+    if kind == "regression":
+        ratio = frames[1]["total"] / frames[0]["total"]
+        assert ratio.to_numpy() == pytest.approx(temperature, rel=1e-4)
+    assert "VMTL, scaled" in capsys.readouterr().out
+
+
+def test_a_warning_is_shown_once(
+    train: Train, clusters: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Weights that hardly moved, under a pool of weights: relatedness stands where it started.
+    run = train(*clusters, "pool=mixture", "baselines=true")
+    warnings = json.loads((run / "metrics.json").read_text())["warnings"]
+    assert warnings
+    shown = capfd.readouterr()
+    words = " ".join((shown.out + shown.err).split())
+    for sentence in warnings:
+        assert words.count(sentence[:40]) == 1
+    assert words.count("Warning:") == len(warnings)
+    assert shown.err == ""
 
 
 def test_weights_over_lenders_sum_to_one(train: Train, clusters: tuple[str, ...]) -> None:
@@ -82,6 +150,8 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(
     rest = train(*fixed, "trainer.epochs=4", checkpoint, name="rest")
     histories = [pd.read_csv(run / "metrics.csv").drop(columns="seconds") for run in (whole, rest)]
     pd.testing.assert_frame_equal(*histories)
+    looks = [pd.read_csv(run / "relatedness_over_time.csv") for run in (whole, rest)]
+    pd.testing.assert_frame_equal(*looks)
     # The epoch kept is the best of all, also where it came before the checkpoint.
     models = [(run / "model" / "model.safetensors").read_bytes() for run in (whole, rest)]
     assert models[0] == models[1]
@@ -116,6 +186,8 @@ def test_a_sweep_makes_a_folder_a_job(
         ("ckpt_path=nowhere.ckpt", "the checkpoint nowhere.ckpt is not a file"),
         ("pool=power pool.spread=wide", "spread is 'wide'; expected"),
         ("num_samples=0", "num_samples is 0; expected at least 1"),
+        ("temperature_scaling=often", "temperature_scaling is 'often'; expected true"),
+        ("temperature_scaling=1", "temperature_scaling is 1; expected true"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(

@@ -224,6 +224,7 @@ def plot_kl_per_task(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 _MOST_LINES = 8
+_MOST_VECTORS = 200
 
 
 def plot_relatedness_over_time(
@@ -232,14 +233,18 @@ def plot_relatedness_over_time(
     task: str | None = None,
     site: str = "weights",
     most: int = _MOST_LINES,
+    kept: float | None = None,
 ) -> Axes:
     """How relatedness formed: the probability of every lender over epochs.
 
     The lenders that end as the strongest are coloured and named; the others are grey.
 
-    :param snapshots: of :meth:`pyro_vmtl.inspection.Snapshots.relatedness`.
-    :param task: the borrower; None, every pair of tasks (``task ← lender``).
+    :param snapshots: of :meth:`pyro_vmtl.inspection.Snapshots.relatedness`, or the table
+        ``relatedness_over_time.csv`` of a run.
+    :param task: the borrower; None, every pair of tasks: ``task ← lender``, or one line ``task –
+        other`` where both directions are the same, as of tasks that share a cluster.
     :param most: lines to colour and name.
+    :param kept: an epoch to mark, such as the one whose model was kept.
     :raises InputError: if the snapshots have no such site or task.
     """
     rows = snapshots[snapshots["site"] == site]
@@ -256,12 +261,15 @@ def plot_relatedness_over_time(
             )
         rows = rows[rows["task"] == task]
     ax = axes_of(ax)
-    label = rows["other"] if task is not None else rows["task"] + " ← " + rows["other"]
-    lines = rows.assign(pair=label).pivot(index="epoch", columns="pair", values="probability")
+    label = rows["other"] if task is not None else _pairs(rows)
+    rows = rows.assign(pair=label).drop_duplicates(["epoch", "pair"])
+    lines = rows.pivot(index="epoch", columns="pair", values="probability")
     strongest = lines.iloc[-1].sort_values(ascending=False, kind="stable").index[:most]
     rest = lines.drop(columns=strongest)
     if rest.shape[1]:
-        ax.plot(rest.index, rest.to_numpy(), color=GREY, lw=0.5, alpha=0.4)
+        # Of 60 tasks there are 3,540 pairs: as pixels they do not weigh a vector graphic down.
+        many = rest.shape[1] > _MOST_VECTORS
+        ax.plot(rest.index, rest.to_numpy(), color=GREY, lw=0.5, alpha=0.4, rasterized=many)
     marker = "o" if len(lines) == 1 else None
     for number, pair in enumerate(strongest):
         ax.plot(
@@ -274,6 +282,8 @@ def plot_relatedness_over_time(
         )
     if task is not None and BASE in rest.columns:
         ax.plot(rest.index, rest[BASE], color="black", linestyle=":", label=BASE)
+    if kept is not None:
+        ax.axvline(kept, color=GREY, linestyle=":", label=f"kept: epoch {kept:g}")
     ax.set_ylabel("probability")
     ax.set_ylim(bottom=0)
     legend_beside(ax)
@@ -282,6 +292,22 @@ def plot_relatedness_over_time(
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
+
+
+def _pairs(rows: pd.DataFrame) -> pd.Series:
+    """What each pair of tasks is called; both directions alike, if they are the same throughout."""
+    both = rows.merge(
+        rows,
+        left_on=["epoch", "task", "other"],
+        right_on=["epoch", "other", "task"],
+        suffixes=("", "_back"),
+    )
+    if len(both) < len(rows) or not np.allclose(both["probability"], both["probability_back"]):
+        return rows["task"] + " ← " + rows["other"]
+    place = {name: number for number, name in enumerate(rows["task"].unique())}
+    forward = rows["task"].map(place) < rows["other"].map(place)
+    pair = rows["task"] + " – " + rows["other"]
+    return pair.where(forward, rows["other"] + " – " + rows["task"])
 
 
 def plot_kls_over_time(

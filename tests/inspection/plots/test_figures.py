@@ -386,10 +386,34 @@ def test_relatedness_over_time_names_the_strongest() -> None:
     assert line(ax, "base")[:, 1].tolist() == [0.5, 0.2]
     pairs = plot_relatedness_over_time(snapshots)
     assert line(pairs, "a ← b")[:, 1].tolist() == [0.5, 0.8]
+    marked = plot_relatedness_over_time(snapshots, kept=1.0)
+    assert line(marked, "kept: epoch 1")[:, 0].tolist() == [1, 1]
     with pytest.raises(InputError, match="no task 'z'"):
         plot_relatedness_over_time(snapshots, task="z")
     with pytest.raises(InputError, match="representations"):
         plot_relatedness_over_time(snapshots, site="representations")
+
+
+def test_pairs_that_are_the_same_both_ways_are_one_line() -> None:
+    ways = [("b", "a"), ("a", "b"), ("a", "c"), ("c", "a"), ("b", "c"), ("c", "b")]
+    snapshots = pd.DataFrame(
+        {
+            "epoch": np.repeat([0, 1], 6),
+            "site": "weights",
+            "task": [task for task, _ in ways] * 2,
+            "other": [other for _, other in ways] * 2,
+            "probability": [0.2, 0.2, 0.5, 0.5, 0.1, 0.1, 0.9, 0.9, 0.4, 0.4, 0.3, 0.3],
+        }
+    )
+    ax = plot_relatedness_over_time(snapshots)
+    assert len(ax.lines) == 3
+    # Tasks in their order in the table: b, a, c.
+    assert line(ax, "b – a")[:, 1].tolist() == [0.2, 0.9]
+    assert line(ax, "a – c")[:, 1].tolist() == [0.5, 0.4]
+    snapshots.loc[11, "probability"] = 0.35
+    apart = plot_relatedness_over_time(snapshots)
+    assert len(apart.lines) == 6
+    assert line(apart, "c ← b")[:, 1].tolist() == [0.1, 0.35]
 
 
 @pytest.mark.parametrize("num_tasks", [4, 60])

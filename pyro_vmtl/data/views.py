@@ -1,0 +1,63 @@
+"""Samples as seen through other tasks: attention over their training inputs (VMTL, section 3.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pyro_vmtl.data.task_set import TaskSet
+
+__all__ = ["Views", "attention_views"]
+
+
+class Views(NamedTuple):
+    """What every sample looks like through every task.
+
+    :ivar x: ``[N, T, *input_shape]`` float32, in the order of the task set.
+    :ivar present: ``[N, T]`` bool: False where the task has no sample to look through; ``x`` is
+        then the sample itself.
+    """
+
+    x: Tensor
+    present: Tensor
+
+    def gather(self, index: Tensor, device: torch.device | str | None = None) -> Views:
+        """The views of a batch, ``[T, B, T, *input_shape]`` and ``[T, B, T]``.
+
+        :param index: ``[T, B]`` rows of the task set, -1 on padding: of the row's first sample.
+        """
+        rows = torch.where(index >= 0, index, index[:, :1].clamp(min=0)).to(self.x.device)
+        return Views(self.x[rows].to(device), self.present[rows].to(device))
+
+
+@torch.no_grad()
+def attention_views(tasks: TaskSet) -> Views:
+    r"""The view of x_tn through task i: an attention average of task i's training inputs.
+
+    .. math::
+        \tilde x_{tn}^{(i)} = \sum_m \mathrm{softmax}_m
+            \Big(\frac{x_{tn}^\top x_{im}}{\|x_{tn}\|\,\|x_{im}\|}\Big)\, x_{im}
+
+    over the samples m of task i with the same class (in a regression: over all of them). A class
+    that task i lacks leaves no view through it. It looks at targets: a training device, computed
+    once for a data set. It holds T inputs a sample.
+
+    :param tasks: training samples; those without a label have no views.
+    """
+    x = tasks.x.flatten(1).float()
+    norms = x.norm(dim=1, keepdim=True)
+    directions = x / torch.where(norms > 0, norms, torch.ones_like(norms))
+    views = x.unsqueeze(1).repeat(1, tasks.num_tasks, 1)
+    present = torch.zeros(len(tasks), tasks.num_tasks, dtype=torch.bool, device=x.device)
+    group = tasks.y if tasks.is_classification else torch.zeros_like(tasks.task)
+    for value in group[tasks.labelled].unique().tolist():
+        members = (tasks.labelled & (group == value)).nonzero().squeeze(-1)
+        for i in tasks.task[members].unique().tolist():
+            seen = members[tasks.task[members] == i]
+            attention = (directions[members] @ directions[seen].mT).softmax(-1)
+            views[members, i] = attention @ x[seen]
+            present[members, i] = True
+    return Views(views.reshape(len(tasks), tasks.num_tasks, *tasks.input_shape), present)

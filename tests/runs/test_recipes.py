@@ -1,0 +1,263 @@
+"""Every recipe, with every kind of task and with no encoder as with one, through the configuration
+of the command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pyro.distributions as dist
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor, nn
+
+import pyro_vmtl as pv
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.model import (
+    AmortisedWeights,
+    DeterministicEncoder,
+    GaussianEncoder,
+    Hierarchical,
+    MeanFieldWeights,
+    Mixture,
+    PointWeights,
+    Recursive,
+    Standard,
+)
+from pyro_vmtl.runs import config_folder
+from pyro_vmtl.runs.configuration import Plan, read_plan
+
+# The recipe `paper` is a model and a schedule of its own.
+RECIPES = sorted({path.stem for path in (config_folder() / "recipe").glob("*.yaml")} - {"paper"})
+MODELS = sorted(path.stem for path in (config_folder() / "model").glob("*.yaml"))
+SMALL = (
+    "trainer.epochs=2",
+    "trainer.steps_per_epoch=2",
+    "trainer.validation_samples=2",
+    "trainer.progress_bar=false",
+    "trainer.accelerator=cpu",
+    "data.shots=1",
+)
+# Methods whose extra need not be installed.
+GRADIENTS = ("upgrad", "pcgrad", "cagrad", "nash_mtl", "imtl_g")
+
+Read = Callable[..., Plan]
+
+
+@pytest.fixture
+def read() -> Iterator[Read]:
+    """The plan of a recipe and overrides, on tiny data."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+
+        def plan(recipe: str, *overrides: str) -> Plan:
+            chosen = [*SMALL, "experiment=a test", f"recipe={recipe}", *overrides]
+            return read_plan(compose("train", chosen))
+
+        yield plan
+
+
+def _model(plan: Plan) -> pv.VMTL:
+    return pv.build(plan.splits.train, plan.settings)
+
+
+def _is_shared(vmtl: pv.VMTL) -> bool:
+    """Whether one and the same input is encoded alike in every task."""
+    x = torch.rand(1, 1, *vmtl.encoder.input_shape or ()).expand(vmtl.num_tasks, -1, -1, -1)
+    out = vmtl.encoder.eval()(x).mean
+    return bool(out.allclose(out[:1].expand_as(out), atol=1e-5))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("data", "model"),
+    [("digit_domains", "mlp"), ("digit_domains", "identity"), ("rotated_digits", "mlp")],
+)
+def test_trains(read: Read, recipe: str, data: str, model: str) -> None:
+    if recipe in GRADIENTS:
+        pytest.importorskip("torchjd")
+    plan = read(recipe, f"data={data}", f"model={model}")
+    options = {name: value for name, value in plan.trainer.items() if name != "tensorboard"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted = pv.fit(
+            plan.splits.train,
+            plan.splits.validation,
+            plan.settings,
+            plan.training,
+            log_warnings=False,
+            validate=True,
+            **options,
+        )
+    assert fitted.history["loss"].notna().all()
+    scores = fitted.predict(plan.splits.test, 4).metrics()["mean"]
+    assert scores["nll"] is not None
+    assert 0 < scores["nll"] < 10
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_composes_with_every_model_and_keeps_budget_and_width(read: Read, model: str) -> None:
+    default = read("default", f"model={model}")
+    for recipe in RECIPES:
+        plan = read(recipe, f"model={model}")
+        changed = dataclasses.replace(plan.training, task_weighting=None)
+        assert changed == default.training
+        widths = [_model(p).encoder.latent_dim for p in (plan, default)]
+        assert widths[0] == widths[1]
+
+
+BASELINES: dict[str, tuple[bool, type, type]] = {  # shared or not, classifier, encoder
+    "stl": (False, PointWeights, DeterministicEncoder),
+    "bmtl": (True, PointWeights, DeterministicEncoder),
+    "vstl": (False, MeanFieldWeights, GaussianEncoder),
+    "vbmtl": (True, MeanFieldWeights, GaussianEncoder),
+    **dict.fromkeys(
+        ("uncertainty_weighting", *GRADIENTS), (True, PointWeights, DeterministicEncoder)
+    ),
+}
+
+
+@pytest.mark.parametrize("model", ["mlp", "deterministic"])
+@pytest.mark.parametrize("recipe", BASELINES)
+def test_of_a_baseline_is_what_its_name_says(read: Read, recipe: str, model: str) -> None:
+    vmtl = _model(read(recipe, f"model={model}"))
+    shared, classifier, encoder = BASELINES[recipe]
+    assert isinstance(vmtl.pool, Standard)
+    assert not vmtl.borrowing
+    assert type(vmtl.classifier) is classifier
+    assert type(vmtl.encoder) is encoder
+    assert _is_shared(vmtl) is shared
+
+
+def test_of_task_weightings_name_them(read: Read) -> None:
+    named = {
+        "uncertainty_weighting": "uncertainty",
+        "upgrad": "upgrad",
+        "pcgrad": "pcgrad",
+        "cagrad": "cagrad",
+        "nash_mtl": "nashmtl",
+        "imtl_g": "imtlg",
+        "bmtl": None,
+    }
+    found = {recipe: read(recipe).training.task_weighting for recipe in named}
+    assert found == named
+
+
+def test_of_amortised_classifiers_is_the_papers(read: Read) -> None:
+    vmtl = _model(read("amortised"))
+    assert isinstance(vmtl.classifier, AmortisedWeights)
+    assert isinstance(vmtl.pool, Mixture)
+    assert isinstance(vmtl.lenders, Recursive)
+
+
+def test_of_task_clustering_has_several_components(read: Read) -> None:
+    components = []
+    for recipe in ("hierarchical", "task_clustering"):
+        pool = read(recipe).settings.pool
+        assert isinstance(pool, Hierarchical)
+        components.append(pool.num_components)
+    assert components[0] == 1 < components[1]
+
+
+def test_can_be_overridden(read: Read) -> None:
+    plan = read("task_clustering", "pool.num_components=5", "model.classifier=amortised")
+    assert isinstance(plan.settings.pool, Hierarchical)
+    assert plan.settings.pool.num_components == 5
+    assert plan.settings.classifier == "amortised"
+
+
+def test_of_points_with_a_pool_that_borrows_is_refused(read: Read) -> None:
+    with pytest.raises(InputError, match="point estimates"):
+        _model(read("bmtl", "pool=clustered"))
+
+
+class Half(pv.Encoder):
+    """The first half of the inputs: an encoder of the user's own."""
+
+    has_density = False
+    latent_dim = 32
+
+    def forward(self, x: Tensor) -> Any:
+        return dist.Delta(x.flatten(2)[..., :32], event_dim=1)
+
+
+class Noisy(pv.GaussianEncoder):
+    """A Gaussian encoder of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(64, 6)), 3)
+
+
+class TestOwnEncoder:
+    @pytest.fixture(autouse=True)
+    def _importable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = ModuleType("encoders_of_a_user")
+        for kind in (Half, Noisy):
+            monkeypatch.setattr(kind, "__module__", module.__name__)
+            setattr(module, kind.__name__, kind)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    def test_that_is_what_a_recipe_wants_stays(self, read: Read) -> None:
+        for recipe, kind in (("bmtl", Half), ("vbmtl", Noisy), ("hierarchical", Half)):
+            encoder = f"model.encoder._target_=encoders_of_a_user.{kind.__name__}"
+            plan = read(recipe, "model=identity", encoder)
+            assert type(plan.settings.encoder) is kind
+
+    @pytest.mark.parametrize(
+        ("recipe", "kind", "says"),
+        [
+            ("stl", Half, "wants an encoder for each task, and the encoder is a Half"),
+            ("bmtl", Noisy, "wants deterministic representations"),
+            ("vbmtl", Half, "wants uncertain representations"),
+        ],
+    )
+    def test_that_is_not_is_refused_in_a_sentence(
+        self, read: Read, recipe: str, kind: type, says: str
+    ) -> None:
+        encoder = f"model.encoder._target_=encoders_of_a_user.{kind.__name__}"
+        with pytest.raises(InputError, match=says) as error:
+            read(recipe, "model=identity", encoder)
+        assert "\n" not in str(error.value)
+
+
+def test_with_an_unknown_variant_is_refused(read: Read) -> None:
+    with pytest.raises(InputError, match="encoder_variant has 'shared'; expected per_task"):
+        read("stl", "+model.encoder_variant.shared=true")
+
+
+def test_of_points_fills_the_run_folder_with_nothing_absurd(
+    train: Callable[..., Path], clusters: tuple[str, ...]
+) -> None:
+    run = train(*clusters, "recipe=stl", report=True)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["warnings"] == []
+    predictions = pd.read_parquet(run / "predictions.parquet")
+    assert (predictions["epistemic"] == 0).all()
+    history = pd.read_csv(run / "metrics.csv")
+    assert (history["weights_scale"] == 0).all()
+    assert not {"weights_evidence", "lenders_evidence"} & set(history)
+    report = (run / "report.html").read_text()
+    assert "point estimates" in report
+    assert "Posterior scales" not in report
+    assert "The posterior is tempered" not in report
+    loaded = pv.load(run)
+    assert loaded.settings.classifier == "point"
+
+
+def test_of_a_weighting_logs_the_weights(
+    train: Callable[..., Path], clusters: tuple[str, ...]
+) -> None:
+    run = train(*clusters, "recipe=uncertainty_weighting", "model=deterministic")
+    history = pd.read_csv(run / "metrics.csv")
+    assert len([name for name in history if name.startswith("task_weight_")]) == 4
+    again = train(f"--config-dir={run}", "--config-name=config", name="again", small=False)
+    assert (run / "predictions.parquet").read_bytes() == (
+        again / "predictions.parquet"
+    ).read_bytes()
