@@ -3,7 +3,8 @@ r"""Hidden clusters of tasks, inferred from what each task's own data said.
 Task i's data enter as Gaussian evidence on its weights, :math:`\exp(h_i w - \lambda_i w^2 / 2)`.
 Tasks of one cluster share a centre: :math:`w_i = \tau (\rho\,c_k + s\,\epsilon_i)` with
 :math:`\rho = \sqrt{1 - s^2}` and :math:`c_k, \epsilon_i` standard normal. Two tasks of a cluster
-correlate by :math:`1 - s^2`. Partitions have a Dirichlet process's prior.
+correlate by :math:`1 - s^2`. Partitions have a Dirichlet process's prior, its
+concentration being inferred as well.
 
 What tells relatives from strangers is how far the tasks' estimates :math:`h_i / \lambda_i` scatter,
 within a cluster and beyond. Under N(0, I) with noise of variance :math:`1 / \lambda` they would
@@ -34,6 +35,7 @@ __all__ = [
     "Evidence",
     "Partitions",
     "Relatives",
+    "chance_of_relatives",
     "evidence_of",
     "pooled_prior",
     "sample_partitions",
@@ -52,6 +54,8 @@ SCALES = tuple(2.0**k for k in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0, 0.5, 
 
 FACTORS = tuple(2.0**k for k in (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8))
 """The values of kappa that are tried, with a prior of 1 / kappa each."""
+
+_MULTIPLES = (0.25, 1.0, 4.0, 16.0)  # of the concentration, equally likely
 
 _FLOOR = 0.05  # entries of less precision say nothing, and their estimates are 0 / 0
 
@@ -93,6 +97,14 @@ class Partitions(NamedTuple):
     def together(self) -> Tensor:
         """1 where two tasks share a cluster, a task with itself included, ``[S, T, T]``."""
         return (self.labels.unsqueeze(-1) == self.labels.unsqueeze(-2)).double()
+
+
+def chance_of_relatives(concentration: float) -> float:
+    """That two tasks share a cluster, as long as nothing is known of any.
+
+    1 / (1 + c) under a Dirichlet process of concentration c, averaged over its multiples.
+    """
+    return sum(1 / (1 + concentration * multiple) for multiple in _MULTIPLES) / len(_MULTIPLES)
 
 
 def evidence_of(posteriors: Gaussians) -> Evidence:
@@ -155,7 +167,8 @@ def sample_partitions(
     :param start: where the chains stand.
     :param sweeps: how many to make.
     :param keep: of how many of the last sweeps the draws are returned.
-    :param concentration: of the Dirichlet process; more makes lone tasks likelier.
+    :param concentration: of the Dirichlet process; more makes lone tasks likelier. A quarter of it
+        and 4 and 16 times as much are tried as well, so that many lone tasks are no surprise.
     :param generator: of the noise, on the evidence's device.
     :param known: the partition is known: only its parameters are drawn.
     :return: the draws kept, chains of the same sweep together, and where the chains stand now.
@@ -176,8 +189,9 @@ def sample_partitions(
         if not known:
             values = (grid[place] for grid, place in zip(grids, places, strict=True))
             shift, precision, _ = _of_centre(evidence, *values)
-            labels = _sweep(labels, shift, precision, concentration, generator)
-            labels = _split_or_merge(labels, shift, precision, concentration, generator)
+            alpha = _draw_concentration(labels, concentration, generator)
+            labels = _sweep(labels, shift, precision, alpha, generator)
+            labels = _split_or_merge(labels, shift, precision, alpha, generator)
         places = _draw_parameters(evidence, labels, grids, places, generator)
         if sweep >= sweeps - keep:
             kept.append(_here(labels, grids, places))
@@ -194,11 +208,22 @@ def _here(labels: Tensor, grids: list[Tensor], places: list[Tensor]) -> Partitio
     return Partitions(labels.clone(), *values)
 
 
+def _draw_concentration(
+    labels: Tensor, concentration: float, generator: torch.Generator | None
+) -> Tensor:
+    """A multiple of the concentration for every chain, given how many clusters there are."""
+    num_tasks = labels.shape[1]
+    grid = concentration * _grid(_MULTIPLES, labels)
+    count = _compact(labels)[0].amax(-1, keepdim=True) + 1
+    log_chance = count * grid.log() + grid.lgamma() - (grid + num_tasks).lgamma()
+    return grid[torch.multinomial(log_chance.softmax(-1), 1, generator=generator).squeeze(-1)]
+
+
 def _sweep(
     labels: Tensor,
     shift: Tensor,
     precision: Tensor,
-    concentration: float,
+    concentration: Tensor,
     generator: torch.Generator | None,
 ) -> Tensor:
     """Draw every task's cluster once, given the others, in each chain."""
@@ -219,7 +244,7 @@ def _sweep(
         )
         gain = joined - apart
         empty = counts < 0.5
-        new = concentration / empty.sum(-1, keepdim=True)
+        new = concentration.unsqueeze(-1) / empty.sum(-1, keepdim=True)
         prior = torch.where(empty, new, counts).log()
         chance = (gain + prior).softmax(-1)
         own = torch.multinomial(chance, 1, generator=generator).squeeze(-1)
@@ -235,7 +260,7 @@ def _split_or_merge(
     labels: Tensor,
     shift: Tensor,
     precision: Tensor,
-    concentration: float,
+    concentration: Tensor,
     generator: torch.Generator | None,
 ) -> Tensor:
     """Propose to split a cluster in two, or to merge two, in each chain.
@@ -278,7 +303,7 @@ def _split_or_merge(
         apart = torch.where(gets > 0, joined, apart)
         counts = counts + gets
         side[:, t] = torch.where(dealt, to, side[:, t])
-    two = math.log(concentration) + counts.lgamma().sum(-1) + apart.sum(-1)
+    two = concentration.log() + counts.lgamma().sum(-1) + apart.sum(-1)
     one = counts.sum(-1).lgamma() + _log_evidence(shifts.sum(1), precisions.sum(1))
     gain = two - one - log_chance
     gain = torch.where(is_split, gain, -gain)

@@ -10,7 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pyro_vmtl.distributions import PosteriorMixture, RelatednessGates, RelatednessWeights
+from pyro_vmtl.distributions import (
+    PosteriorMixture,
+    RelatednessGates,
+    RelatednessWeights,
+    chance_of_relatives,
+)
 from pyro_vmtl.inference.fit import FittedVMTL
 from pyro_vmtl.model import VMTL, Borrowing, Clustered
 
@@ -97,12 +102,11 @@ def is_relaxation(vmtl: VMTL, site: str) -> bool:
 def relatedness_before_data(vmtl: VMTL, site: str) -> float:
     """The probability of every lender as long as nothing is known of any.
 
-    1 / L; 1/2 for gates; for hidden clusters with a Dirichlet process of concentration c over the
-    partitions, 1 / (1 + c).
+    1 / L; 1/2 for gates; for hidden clusters the chance that two tasks share one.
     """
     borrowing = borrowing_of(vmtl, site)
     if isinstance(borrowing.pool, Clustered):
-        return 1 / (1 + borrowing.pool.concentration)
+        return chance_of_relatives(borrowing.pool.concentration)
     return 1 / borrowing.lender_of_slot.shape[-1] if borrowing.pool.sums_to_one else 0.5
 
 

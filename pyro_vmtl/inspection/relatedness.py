@@ -194,7 +194,7 @@ def is_gated(table: pd.DataFrame, site: str = "weights") -> bool:
 def chance_level(table: pd.DataFrame, site: str = "weights") -> float:
     """The ``probability`` of every lender before any data: 1 / L, or 1/2 for gates.
 
-    (For hidden clusters 1 / (1 + c), c being the concentration.)
+    (For hidden clusters the chance that two tasks share one.)
     """
     if site in table.attrs.get("before_data", {}):
         return float(table.attrs["before_data"][site])

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from pyro_vmtl.data import TaskSet
+from pyro_vmtl.distributions import chance_of_relatives
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import Predictions
 from pyro_vmtl.inspection import kept_epoch
@@ -186,7 +187,7 @@ def _relatedness_attributes(table: pd.DataFrame, model: dict[str, Any]) -> dict[
             gates.append(site)
         if kind == "clusters":
             concentration = model["settings"][key]["Clustered"]["concentration"]
-            before_data[site] = 1 / (1 + concentration)
+            before_data[site] = chance_of_relatives(concentration)
     return {"gates": gates, "before_data": before_data}
 
 

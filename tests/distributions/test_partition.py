@@ -19,6 +19,7 @@ from pyro_vmtl.distributions import (
     Gaussians,
     Partitions,
     Relatives,
+    chance_of_relatives,
     evidence_of,
     pooled_prior,
     sample_partitions,
@@ -105,9 +106,13 @@ def _partitions(num_tasks: int) -> Iterator[list[int]]:
 
 
 def _log_prior(labels: list[int], concentration: float) -> float:
-    """Of a Dirichlet process, up to a constant."""
+    """Of a Dirichlet process whose concentration may be any of four, up to a constant."""
     sizes = np.bincount(labels)
-    return float(len(sizes) * math.log(concentration) + sum(math.lgamma(size) for size in sizes))
+    of_each = [
+        len(sizes) * math.log(alpha) + math.lgamma(alpha) - math.lgamma(alpha + len(labels))
+        for alpha in (concentration * multiple for multiple in (0.25, 1, 4, 16))
+    ]
+    return float(np.logaddexp.reduce(of_each) + sum(math.lgamma(size) for size in sizes))
 
 
 def _exact(evidence: Evidence, partitions: list[list[int]], concentration: float) -> Array:
@@ -305,6 +310,14 @@ class TestGibbsSampling:
         assert draws.together().mean(0).sub(expected).abs().max() < 0.05
         assert 0.25 < draws.scale.mean() < 0.6
         assert draws.factor.min() > 4
+
+    @given(concentration=st.floats(0.1, 10))
+    def test_two_tasks_share_a_cluster_as_often_as_the_prior_says(
+        self, concentration: float
+    ) -> None:
+        each = [_log_prior(labels, concentration) for labels in ([0, 0], [0, 1])]
+        expected = math.exp(each[0] - np.logaddexp.reduce(each))
+        assert chance_of_relatives(concentration) == pytest.approx(expected)
 
     def test_strangers_do_not_pass_for_noise(self) -> None:
         generator = torch.Generator().manual_seed(3)

@@ -85,7 +85,10 @@ def run_benchmark(
         console.print(f"[red]Failed:[/red] {sentence}", soft_wrap=True)
     left = len(grid.cells) - len(results) + len(failed)
     if left:
-        console.print(f"{left} of {len(grid.cells)} fits have no result; the same command goes on")
+        how = (
+            "tables_only=false computes them" if config.tables_only else "the same command goes on"
+        )
+        console.print(f"{left} of {len(grid.cells)} fits have no result; {how}")
     console.print(f"Tables: {folder.path / 'tables.md'}", soft_wrap=True)
     return left
 

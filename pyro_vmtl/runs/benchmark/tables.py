@@ -166,6 +166,8 @@ def _tables(
     rows = numbers.results
     for dataset in grid.datasets:
         shown = shown_metrics(numbers, dataset.name, metrics)
+        if not shown:
+            continue  # nothing is there yet
         here = rows[rows["data"] == dataset.name]
         tasks = [task for task in dict.fromkeys(here["task"]) if task not in (MEAN, ALL_TASKS)]
         pooled = [("ece", "pooled ECE"), ("ece_in_range", "in range")]
