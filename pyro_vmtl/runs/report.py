@@ -243,7 +243,8 @@ def _pooled_scaling(run: FinishedRun, calibration: pd.DataFrame) -> str:
     between = written_range(after["ece_low"], after["ece_high"])
     return (
         f"Over all test samples the ECE was {written(before['ece'])} and is "
-        f"{written(after['ece'])}; calibrated predictions of the new confidences would score {between}."
+        f"{written(after['ece'])}; calibrated predictions of the new confidences would score "
+        f"{between}."
     )
 
 
