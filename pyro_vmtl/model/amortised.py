@@ -119,7 +119,8 @@ class AmortisedWeights(WeightsPosterior):
         out: Tensor = self.network(contexts.flatten(0, 1))
         out = out.view(len(contexts), -1, 2, self.event_shape[-1])
         loc, raw_scale = out.unbind(-2)
-        return Gaussians(loc, softplus(raw_scale))
+        # The floor keeps the KL finite where the recursion would shrink scales to nothing.
+        return Gaussians(loc, softplus(raw_scale) + 1e-6)
 
     @torch.no_grad()
     def observe(self, batch: Batch, features: Tensor) -> None:
