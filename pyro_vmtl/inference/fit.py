@@ -1,10 +1,14 @@
 """Fit a model to a task set: from data to a fitted model in one call."""
 
+import contextlib
 import logging
+import math
 import shutil
+import signal
 import tempfile
+import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,8 +185,6 @@ def fit(
             **{"devices": 1, "log_every_n_steps": 1, **trainer_options},
         )
         _run(trainer, module, batches, resume)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
         if validation is not None:
             _restore_best(keep, resume)
             best = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
@@ -190,6 +192,7 @@ def fit(
     # What training tempers is part of what was fitted; the model is left as at its last step.
     vmtl.eval()
     sentences = explain(diagnose(vmtl, tasks.dense().to(next(vmtl.parameters()).device)))
+    sentences += _kept_early(module)
     if log_warnings:
         for sentence in sentences:
             _log.warning(sentence)
@@ -203,6 +206,21 @@ def fit(
         pd.DataFrame(module.history),
         tuple(sentences),
     )
+
+
+def _kept_early(module: TrainingModule) -> list[str]:
+    """A sentence where validation data chose an epoch in which little can have been learned."""
+    scores = [row.get("validation_nll", -math.inf) for row in module.history]
+    kept = min(range(len(scores)), key=scores.__getitem__, default=0)
+    if not module.vmtl.borrowing or kept > 1 or len(scores) < 5 or math.isinf(scores[kept]):
+        return []
+    steps = int(module.history[kept]["step"])
+    return [
+        f"Validation data chose epoch {kept} of {len(scores)}, after {steps} steps, when "
+        "relatedness has had little time to form. Where validation samples are few that may be "
+        "chance: compare with the last epoch (train without validation data), or learn more slowly "
+        "(trainer.learning_rate.value)."
+    ]
 
 
 def _check_validation(tasks: TaskSet, validation: TaskSet | None) -> None:
@@ -269,11 +287,34 @@ def _run(
     batches: TaskBatches,
     resume: Path | None,
 ) -> None:
-    if resume is None:
-        trainer.fit(module, train_dataloaders=batches)
-        return
-    _check_checkpoint(Path(resume), module)
-    trainer.fit(module, train_dataloaders=batches, ckpt_path=resume, weights_only=True)
+    if resume is not None:
+        _check_checkpoint(Path(resume), module)
+    with _interruptible(trainer):
+        trainer.fit(
+            module,
+            train_dataloaders=batches,
+            ckpt_path=resume,
+            weights_only=None if resume is None else True,
+        )
+
+
+@contextlib.contextmanager
+def _interruptible(trainer: lightning.Trainer) -> Iterator[None]:
+    """Ctrl-C is a KeyboardInterrupt, as everywhere in Python, and works again afterwards.
+
+    The trainer answers it by ending the process, and leaves the signal ignored.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if is_main else None
+    try:
+        yield
+    except SystemExit as error:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _restore_best(keep: ModelCheckpoint, resume: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Sequence
@@ -86,7 +87,9 @@ def assemble(
     encoder = settings.encoder
     if isinstance(encoder, Architecture):
         encoder = encoder(input_shape, num_tasks)
-    elif not isinstance(encoder, Encoder):
+    elif isinstance(encoder, Encoder):
+        encoder = copy.deepcopy(encoder)  # a second model of these settings starts where this did
+    else:
         raise InputError(
             f"the encoder is a {type(encoder).__name__}; expected an architecture such as MLP(...) "
             "or an Encoder (wrap a network as DeterministicEncoder or GaussianEncoder)"
@@ -160,7 +163,7 @@ def from_plain(plain: dict[str, Any], **own: Any) -> Settings:
         value = plain.get(field.name, _EARLIER.get(field.name))
         if value is None:
             raise InputError(
-                f"the saved model has a {field.name} of its author's own; pass it as "
+                f"the {field.name} of the saved model is its author's own; pass it as "
                 f"load(path, {field.name}=...)"
             )
         if isinstance(value, dict):

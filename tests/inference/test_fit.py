@@ -1,5 +1,7 @@
 """A fit repeats, resumes as if nothing had happened, and keeps its best epoch."""
 
+import copy
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from pyro_vmtl.model import (
     MLP,
     Anchored,
     BayesianLinear,
+    DeterministicEncoder,
     Identity,
     Mixture,
     Power,
@@ -264,3 +267,47 @@ class TestErrors:
         rows = (splits.train.task != 1).nonzero().squeeze(1)
         with pytest.raises(InputError, match="'task 1'"):
             fit(splits.train.subset(rows), None, SETTINGS, TRAINING)
+
+
+class _PressesCtrlC(Callback):
+    """At the end of the first epoch."""
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_is_a_keyboard_interrupt_and_works_again_afterwards() -> None:
+    splits = clusters(4, 2, samples=8, dimensions=3, test_samples=8)
+    settings = Settings(Identity(), Standard())
+    training = TrainingSettings(epochs=3, steps_per_epoch=2, validation_samples=4)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit(splits.train, None, settings, training, callbacks=[_PressesCtrlC()])
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_two_fits_of_one_encoder_start_from_the_same() -> None:
+    splits = clusters(4, 2, samples=8, dimensions=3, test_samples=8)
+    encoder = DeterministicEncoder(torch.nn.Linear(3, 2), latent_dim=2)
+    before = copy.deepcopy(encoder.state_dict())
+    settings = Settings(encoder, Standard())
+    training = TrainingSettings(epochs=2, steps_per_epoch=2, validation_samples=4)
+    one, two = (fit(splits.train, None, settings, training, seed=3) for _ in range(2))
+    assert all(value.equal(before[name]) for name, value in encoder.state_dict().items())
+    for ours, theirs in zip(one.vmtl.parameters(), two.vmtl.parameters(), strict=True):
+        assert ours.equal(theirs)
+
+
+def test_an_epoch_kept_very_early_is_called_out() -> None:
+    """Labels of the validation part that are noise are predicted best by knowing nothing."""
+    splits = clusters(4, 2, samples=12, dimensions=3, test_samples=8, seed=1)
+    y = splits.validation.y
+    noise = replace(splits.validation, y=y[torch.arange(len(y) - 1, -1, -1)])
+    settings = Settings(Identity(), Mixture(), initial_jitter=0.0)
+    training = TrainingSettings(
+        epochs=6, steps_per_epoch=10, learning_rate=Constant(0.1), validation_samples=20
+    )
+    fitted = fit(splits.train, noise, settings, training)
+    assert any("little time to form" in sentence for sentence in fitted.warnings)
+    calm = fit(splits.train, None, settings, training)
+    assert not any("little time to form" in sentence for sentence in calm.warnings)
