@@ -13,7 +13,7 @@ from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from pyro_vmtl.data import Batch
+from pyro_vmtl.data import Batch, Views
 from pyro_vmtl.distributions import PosteriorMixture
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model import (
@@ -406,3 +406,35 @@ class TestEstimators:
         error = 5 * (tight.var() / len(tight)).sqrt()
         assert exact.mean() < tight.mean() + error
         assert tight.mean() < loose.mean() + error
+
+
+@pytest.mark.parametrize("encoder", [Identity(), MLP(3, hidden=(4,))], ids=str)
+def test_linear_and_mixture_agree_where_one_lender_has_all_the_weight(
+    encoder: Identity | MLP,
+) -> None:
+    """What the authors' code computes, and what the paper writes, differ in the mixing alone."""
+    losses: list[float] = []
+    unequal: list[float] = []
+    for pool in (Mixture(), Linear()):
+        torch.manual_seed(3)
+        views = Standard() if isinstance(encoder, Identity) else pool
+        vmtl = _make(
+            4, encoder=encoder, pool=pool, representation_pool=views, initial_scale=0.5
+        ).eval()
+        batch = _batch(4)
+        if not isinstance(encoder, Identity):
+            present = torch.ones(4, 5, 4, dtype=torch.bool)
+            batch.views = Views(batch.x.unsqueeze(2) + 0.3 * torch.randn(4, 5, 4, 4), present)
+        with torch.no_grad():
+            loc = vmtl.classifier.gaussians().loc
+            loc.add_(torch.randn_like(loc))
+        for all_of_it, found in ((300.0, losses), (0.0, unequal)):
+            for borrowing in vmtl.borrowing.values():
+                assert isinstance(borrowing, Borrowing)
+                with torch.no_grad():
+                    borrowing.logits.zero_()
+                    borrowing.logits[:, 1] = all_of_it
+            torch.manual_seed(4)
+            found.append(TraceMeanField_ELBO().loss(vmtl.model, vmtl.guide, batch))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert unequal[0] != pytest.approx(unequal[1], rel=1e-3)

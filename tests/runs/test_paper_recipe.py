@@ -10,8 +10,15 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vmtl.data import Batch, TaskBatches, attention_views
+from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import TrainingModule, build
-from pyro_vmtl.model import VMTL, BayesianLinearEncoder, GaussianLikelihood, MeanFieldWeights
+from pyro_vmtl.model import (
+    VMTL,
+    BayesianLinearEncoder,
+    GaussianEncoder,
+    GaussianLikelihood,
+    MeanFieldWeights,
+)
 from pyro_vmtl.runs import config_folder, read_plan
 from pyro_vmtl.runs.configuration import Plan
 
@@ -164,3 +171,22 @@ def test_its_settings_are_the_published_ones() -> None:
         torch.testing.assert_close(raw, torch.full_like(raw, -3), rtol=0, atol=1e-3)
     assert all(borrowing.empirical_bayes for borrowing in vmtl.borrowing.values())
     assert set(vmtl.borrowing) == {"weights", "representations"}
+
+
+def test_its_priors_go_with_another_encoder() -> None:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("train", ["recipe=paper", "model=mlp", "data.shots=1"])
+    plan = read_plan(config)
+    vmtl = build(plan.splits.train, plan.settings)
+    assert isinstance(vmtl.encoder, GaussianEncoder)
+    assert set(vmtl.borrowing) == {"weights", "representations"}
+    assert vmtl.needs_views
+
+
+@pytest.mark.parametrize("recipe", ["paper", "vmtl", "vmtl_linear"])
+def test_without_representations_of_their_own_there_is_nothing_to_mix(recipe: str) -> None:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("train", [f"recipe={recipe}", "model=identity", "data.shots=1"])
+    plan = read_plan(config)
+    with pytest.raises(InputError, match="expected Gaussian representations"):
+        build(plan.splits.train, plan.settings)
