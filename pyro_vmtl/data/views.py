@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+from pyro_vmtl.errors import InputError
 
 if TYPE_CHECKING:
     from pyro_vmtl.data.task_set import TaskSet
@@ -43,10 +46,13 @@ def attention_views(tasks: TaskSet) -> Views:
 
     over the samples m of task i with the same class (in a regression: over all of them). A class
     that task i lacks leaves no view through it. It looks at targets: a training device, computed
-    once for a data set. It holds T inputs a sample.
+    once for a data set. It holds T inputs a sample, 4 N T bytes for each number of an input: of
+    10,000 samples of 4096 features in 6 tasks 1 GB.
 
     :param tasks: training samples; those without a label have no views.
+    :raises InputError: where the views of all samples are more than the machine has memory.
     """
+    _check_memory(tasks)
     x = tasks.x.flatten(1).float()
     norms = x.norm(dim=1, keepdim=True)
     directions = x / torch.where(norms > 0, norms, torch.ones_like(norms))
@@ -61,3 +67,22 @@ def attention_views(tasks: TaskSet) -> Views:
             views[members, i] = attention @ x[seen]
             present[members, i] = True
     return Views(views.reshape(len(tasks), tasks.num_tasks, *tasks.input_shape), present)
+
+
+def _check_memory(tasks: TaskSet) -> None:
+    needed, there = 4 * tasks.x.numel() * tasks.num_tasks, _memory()
+    if tasks.x.device.type == "cpu" and there is not None and needed > there:
+        raise InputError(
+            f"the views of {len(tasks)} samples of {list(tasks.input_shape)} through "
+            f"{tasks.num_tasks} tasks take {needed / 1e9:.1f} GB, and this machine has "
+            f"{there / 1e9:.1f} GB of memory; expected fewer samples, smaller inputs, or "
+            "representations that are not borrowed (pool@representation_pool=standard)"
+        )
+
+
+def _memory() -> int | None:
+    """Bytes of this machine, or None where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return None

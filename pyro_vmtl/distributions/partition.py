@@ -59,6 +59,8 @@ _MULTIPLES = (0.25, 1.0, 4.0, 16.0)  # of the concentration, equally likely
 
 _FLOOR = 0.05  # entries of less precision say nothing, and their estimates are 0 / 0
 
+_PIECE = 2**22  # numbers of S draws, T tasks and some entries that are held at once: 32 MB
+
 
 class Evidence(NamedTuple):
     """What each task's data said of its weights, beyond N(0, I); float64.
@@ -180,8 +182,8 @@ def sample_partitions(
         *(torch.where(said, x, torch.zeros_like(x))[:, somewhere] for x in evidence)
     )
     grids = [_grid(values, labels) for values in (SPREADS, SCALES, FACTORS)]
-    places = [
-        torch.searchsorted(grid, values - 1e-9)
+    places = [  # the nearest: a chain of an earlier version may stand where no value is tried now
+        (values.unsqueeze(-1) - grid).abs().argmin(-1)
         for grid, values in zip(grids, start[1:], strict=True)
     ]
     kept: list[Partitions] = []
@@ -385,10 +387,22 @@ def pooled_prior(evidence: Evidence, partitions: Partitions) -> Gaussians:
 
     :return: ``loc`` and ``scale`` of ``[T, P]``, float64.
     """
-    _, spread, scale, factor = partitions
-    shift, precision, _ = _of_centre(evidence, spread, scale, factor)
     others = partitions.together()
     others = others - torch.eye(others.shape[-1], dtype=torch.float64, device=others.device)
+    # Entries have nothing to do with each other, and S draws of all at once may not fit in memory.
+    size = max(1, _PIECE // partitions.labels.numel())
+    pieces = (Evidence(*parts) for parts in zip(*(x.split(size, 1) for x in evidence), strict=True))
+    priors = [_prior_given_others(piece, others, partitions) for piece in pieces]
+    return Gaussians(*(torch.cat(parts, 1) for parts in zip(*priors, strict=True)))
+
+
+def _prior_given_others(evidence: Evidence, others: Tensor, partitions: Partitions) -> Gaussians:
+    """The pooled prior of some entries.
+
+    :param others: ``[S, T, T]``, 1 for the other members of a task's cluster.
+    """
+    _, spread, scale, factor = partitions
+    shift, precision, _ = _of_centre(evidence, spread, scale, factor)
     variance = spread.square()[:, None, None]
     correlation = 1 - variance
     total = 1 + others @ precision

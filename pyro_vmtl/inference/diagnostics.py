@@ -10,7 +10,14 @@ from torch import Tensor
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import RelatednessGates, RelatednessWeights
-from pyro_vmtl.model import SITES, VMTL, Borrowing, ClusteredBorrowing, linear_predictor
+from pyro_vmtl.model import (
+    SITES,
+    VMTL,
+    Borrowing,
+    ClusteredBorrowing,
+    evaluating,
+    linear_predictor,
+)
 
 __all__ = [
     "DRIFT_THRESHOLD",
@@ -67,12 +74,13 @@ def diagnose(vmtl: VMTL, batch: Batch) -> dict[str, float]:
       of the weights;
     - ``weights_drift``: the root mean square of the weights under their posterior, in standard
       deviations of N(0, I);
-    - ``weights_evidence``: the precision that the tasks' posteriors have beyond N(0, I) (for the
-      pool ``clustered``, N(0, tau^2)), over what
+    - ``weights_evidence``: the precision that the tasks' posteriors have beyond N(0, I), over what
       the data of *all* tasks together would add to it if every task shared one and the same weights
       (the Fisher information, divided by the KL weight). 1 / T where each task counts its own data
       once; more than 1 says that data were counted more than once, since there are no more. For the
-      likelihoods of this library, and not for point estimates, whose scale is 0;
+      likelihoods of this library, and not for point estimates, whose scale is 0. The pool
+      ``clustered`` infers the scale of the weights and the size of the noise: there it is the
+      precision beyond N(0, tau^2), divided by kappa;
     - ``lenders_evidence``: the same for anchored lenders, of which each counts its own data alone;
     - ``relatedness_<site>_information``: what relatedness has learned: the KL divergence of its
       probabilities from those it started with, in nats per task (of gates: per gate);
@@ -96,9 +104,8 @@ def diagnose(vmtl: VMTL, batch: Batch) -> dict[str, float]:
         "weights_loc": loc.abs().mean().item(),
         "weights_drift": drift.item(),
     }
-    training = vmtl.training
-    vmtl.eval()
-    with torch.random.fork_rng(devices=[loc.device] if loc.device.type == "cuda" else []):
+    noise = torch.random.fork_rng(devices=[loc.device] if loc.device.type == "cuda" else [])
+    with evaluating(vmtl), noise:
         torch.manual_seed(0)
         law = vmtl.encoder(batch.x)
         evidence = _evidence(vmtl, batch, law)
@@ -112,7 +119,6 @@ def diagnose(vmtl: VMTL, batch: Batch) -> dict[str, float]:
             borrowing = vmtl.borrowing[site]
             assert isinstance(borrowing, Borrowing)
             numbers |= {f"relatedness_{site}_{k}": v for k, v in _relatedness(borrowing).items()}
-    vmtl.train(training)
     base = getattr(law, "base_dist", None)
     if isinstance(base, torch.distributions.Normal) and int(batch.mask.sum()) > 1:
         means, variances = base.loc[batch.mask], base.scale[batch.mask].square()
@@ -139,17 +145,22 @@ def _evidence(vmtl: VMTL, batch: Batch, law: dist.TorchDistribution) -> float | 
             features = torch.cat([features, torch.ones_like(features[..., :1])], -1)
         information += (counted.mT @ features).sum(0)  # of all tasks
     information /= _DRAWS * kl_weight
-    added = vmtl.classifier.gaussians().scale.square().reciprocal() - _precision_alone(vmtl)
+    alone, factor = _as_the_prior_has_it(vmtl)
+    added = (vmtl.classifier.gaussians().scale.square().reciprocal() - alone) / factor
     evidence = float(added.clamp_min(0).mean() / information.mean())
     return evidence if math.isfinite(evidence) else None
 
 
-def _precision_alone(vmtl: VMTL) -> float:
-    """Of the prior of a task that has no relatives: 1, but for clusters with a learned scale."""
+def _as_the_prior_has_it(vmtl: VMTL) -> tuple[float, float]:
+    """The prior precision of a task without relatives, and how often lent evidence counts.
+
+    1 and 1, but for clusters, which infer both: 1 / tau^2 and kappa.
+    """
     for site, borrowing in vmtl.borrowing.items():
         if site == "weights" and isinstance(borrowing, ClusteredBorrowing):
-            return float(borrowing.scales.square().reciprocal().mean())
-    return 1.0
+            alone = borrowing.scales.square().reciprocal().mean()
+            return alone.item(), borrowing.factors.mean().item()
+    return 1.0, 1.0
 
 
 def _curvature(vmtl: VMTL, representations: Tensor, weights: Tensor) -> Tensor | None:

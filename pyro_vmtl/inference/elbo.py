@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vmtl.data import Batch
-from pyro_vmtl.model import SITES, VMTL
+from pyro_vmtl.model import SITES, VMTL, evaluating
 
 __all__ = ["ELBOParts", "elbo_parts", "task_losses"]
 
@@ -56,16 +56,11 @@ def elbo_parts(vmtl: VMTL, batch: Batch, num_particles: int = 8) -> ELBOParts:
     :param batch: training data; its ``scale`` makes a minibatch stand for the whole.
     :param num_particles: draws to average over.
     """
-    training = vmtl.training
     totals = dict.fromkeys(("targets", *SITES, "relatedness"), 0.0)
-    vmtl.eval()
-    try:
-        with vmtl.untempered():
-            for _ in range(num_particles):
-                for name, value in _one_draw(vmtl, batch).items():
-                    totals[name] += value / num_particles
-    finally:
-        vmtl.train(training)
+    with evaluating(vmtl), vmtl.untempered():
+        for _ in range(num_particles):
+            for name, value in _one_draw(vmtl, batch).items():
+                totals[name] += value / num_particles
     return ELBOParts(
         totals["targets"], totals["weights"], totals["representations"], totals["relatedness"]
     )

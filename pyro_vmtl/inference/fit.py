@@ -157,6 +157,8 @@ def fit(
     pyro.set_rng_seed(seed)
     if vmtl is None:
         vmtl = build(tasks, settings)
+    if not vmtl.training:  # the trainer leaves modes as they are, and fits end in evaluation mode
+        vmtl.train()
     batches = TaskBatches(
         tasks,
         batch_size=training.batch_size,
@@ -355,4 +357,14 @@ def _check_checkpoint(path: Path, module: TrainingModule) -> None:
                 f"the checkpoint {path} does not fit this model: {name} is "
                 f"{found.get(name, 'missing')} there and {ours.get(name, 'missing')} here; "
                 "expected one from a run with the same data shapes and model settings"
+            )
+    optimizer = module.configure_optimizers()["optimizer"]
+    groups = [len(group["params"]) for group in optimizer.param_groups]
+    for state in saved.get("optimizer_states", ()):
+        found_groups = [len(group["params"]) for group in state["param_groups"]]
+        if found_groups != groups:
+            raise InputError(
+                f"the checkpoint {path} does not fit this version: its optimiser has groups of "
+                f"{found_groups} parameters, and this one of {groups}; expected a checkpoint of "
+                "the same version, or a new run"
             )

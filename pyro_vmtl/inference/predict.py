@@ -20,7 +20,7 @@ from pyro_vmtl.inference.metrics import (
     metrics_per_task,
     regression_metrics,
 )
-from pyro_vmtl.model import SITES, VMTL
+from pyro_vmtl.model import SITES, VMTL, evaluating
 
 __all__ = ["Predictions", "predict"]
 
@@ -135,21 +135,16 @@ def predict(
     if batch_size is None:
         width = vmtl.encoder.latent_dim + 2 * tasks.num_outputs
         batch_size = max(1, 2**24 // (num_samples * tasks.num_tasks * width))
-    training = vmtl.training
-    vmtl.eval()
     pieces: list[_Piece] = []
     rows: list[Tensor] = []
-    try:
-        with _fixed_noise(seed, device):
-            weights: Tensor | None = None
-            for batch in _chunks(tasks, batch_size):
-                batch = batch.to(device)
-                piece, weights = _predict_batch(vmtl, batch, num_samples, weights)
-                present = batch.index >= 0
-                pieces.append(piece.pick(present))
-                rows.append(batch.index[present].cpu())
-    finally:
-        vmtl.train(training)
+    with evaluating(vmtl), _fixed_noise(seed, device):
+        weights: Tensor | None = None
+        for batch in _chunks(tasks, batch_size):
+            batch = batch.to(device)
+            piece, weights = _predict_batch(vmtl, batch, num_samples, weights)
+            present = batch.index >= 0
+            pieces.append(piece.pick(present))
+            rows.append(batch.index[present].cpu())
     order = torch.cat(rows).argsort()
     joined = _Piece.join(pieces)
     log_density = joined.log_density[order]

@@ -112,7 +112,7 @@ class Annealing(Schedule):
 
     def __post_init__(self) -> None:
         _parts(self)
-        if self.rate < 0:
+        if not self.rate >= 0:
             raise InputError(f"the schedule's rate is {self.rate}; expected at least 0")
 
     def __call__(self, iteration: int, total: int) -> float:

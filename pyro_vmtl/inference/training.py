@@ -174,11 +174,12 @@ class TrainingModule(lightning.LightningModule):
         self._gradients: GradientWeighting | None = None
         if vmtl.num_tasks > 1:  # there is something to weigh
             self._add_task_weighting(vmtl, settings.task_weighting)
-        if settings.loss == "task_means" and vmtl.pool.needs_own_evidence:
-            raise InputError(
-                f"loss is 'task_means', which counts tasks and not their samples, and the pool "
-                f"{vmtl.pool} adds up what samples said; expected loss='elbo'"
-            )
+        for pool in (vmtl.pool, vmtl.representation_pool):
+            if settings.loss == "task_means" and pool.needs_own_evidence:
+                raise InputError(
+                    f"loss is 'task_means', which counts tasks and not their samples, and the pool "
+                    f"{pool} adds up what samples said; expected loss='elbo'"
+                )
         self._validation = validation
         self._on_epoch = on_epoch
         self._num_labelled = float(batches.tasks.sizes.sum())
@@ -295,7 +296,9 @@ class TrainingModule(lightning.LightningModule):
         means = dataclasses.replace(batch, scale=share)
         loss = self._losses(means)
         # To a sum over N_t samples, which all else looks at, this KL weight is N_t as large.
-        self.vmtl.tempering["weights"] *= self._num_labelled / self.vmtl.num_tasks
+        paid_once = SITES if self.vmtl.encoder.layer() is not None else ("weights",)
+        for site in paid_once:
+            self.vmtl.tempering[site] *= self._num_labelled / self.vmtl.num_tasks
         return loss
 
     def on_train_epoch_end(self) -> None:

@@ -14,6 +14,7 @@ from pyro_vmtl.model.encoders import (
     PerTask,
     mlp,
 )
+from pyro_vmtl.model.evaluation import evaluating
 from pyro_vmtl.model.hierarchy import Hierarchical, LearnedPrior
 from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
 from pyro_vmtl.model.likelihoods import (
@@ -63,6 +64,7 @@ __all__ = [
     "Standard",
     "WeightsPosterior",
     "assemble",
+    "evaluating",
     "from_plain",
     "linear_predictor",
     "mlp",

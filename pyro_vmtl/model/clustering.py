@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -79,8 +81,20 @@ class ClusteredBorrowing(Borrowing):
         slots = self.lender_of_slot.expand(len(self.labels), -1, -1)
         return self.partitions.together().gather(-1, slots).unsqueeze(-2)
 
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        labels = state_dict.get(f"{prefix}labels")
+        if isinstance(labels, Tensor) and labels.dim() == 2:
+            # Models of earlier versions hold another number of draws, and took evidence at its
+            # word: tau and kappa, which they lack, were 1.
+            for name in ("scales", "factors"):
+                one = torch.ones(len(labels), dtype=torch.float64)
+                state_dict.setdefault(f"{prefix}{name}", one)
+            for name in self.names_of_draws:
+                buffer = getattr(self, name)
+                buffer.resize_(len(labels), *buffer.shape[1:])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._steps, self._observed_at = int(self.steps), -1
         self.rows = self._rows()
 
@@ -116,7 +130,7 @@ class ClusteredBorrowing(Borrowing):
             evidence, here, _SWEEPS, _KEPT, self.pool.concentration, generator, known
         )
         for name, values in zip(self.names_of_draws, draws, strict=True):
-            getattr(self, name).copy_(values)
+            getattr(self, name).resize_(values.shape).copy_(values)
         self.rows = self._rows()
         pooled = pooled_prior(evidence, draws)
         self.prior_loc.copy_(pooled.loc.view_as(self.prior_loc))
@@ -158,8 +172,10 @@ class Clustered(Pool):
     needs_own_evidence = True
 
     def __init__(self, concentration: float = 1.0, known: Sequence[int] | None = None) -> None:
-        if concentration <= 0:
-            raise InputError(f"the pool's concentration is {concentration}; expected above 0")
+        if not 0 < concentration < math.inf:
+            raise InputError(
+                f"the pool's concentration is {concentration}; expected above 0 and finite"
+            )
         super().__init__()
         self.concentration = concentration
         self.known = None if known is None else [int(k) for k in known]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.encoders import Encoder
+from pyro_vmtl.model.evaluation import evaluating
 from pyro_vmtl.model.pools import Standard
 
 if TYPE_CHECKING:
@@ -48,11 +49,8 @@ class Lenders(nn.Module):
         :param views: ``[T, B, T, *input]``.
         """
         by_lender = views.movedim(2, 0)  # an encoder per task is applied to views through its task
-        training = vmtl.encoder.training
-        vmtl.encoder.eval()  # what is lent has no dropout noise
-        with torch.no_grad():
+        with evaluating(vmtl.encoder), torch.no_grad():  # what is lent has no dropout noise
             law = vmtl.encoder(by_lender.flatten(1, 2))
-        vmtl.encoder.train(training)
         base = getattr(law, "base_dist", law)
         if not isinstance(base, dist.Normal):
             raise InputError(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vmtl.data import TaskBatches, TaskSet, attention_views
+from pyro_vmtl.errors import InputError
 
 
 def _tasks(is_classification: bool = True, seed: int = 0) -> TaskSet:
@@ -75,3 +76,14 @@ def test_batches_bring_the_views_of_their_samples() -> None:
         assert moved.views is not None
         assert moved.views.x.is_meta
     assert next(iter(TaskBatches(tasks))).views is None
+
+
+def test_more_views_than_memory_are_refused_before_they_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks = _tasks()  # 16 samples of 3 numbers in 3 tasks: 576 bytes
+    monkeypatch.setattr("pyro_vmtl.data.views._memory", lambda: 576)
+    assert attention_views(tasks).x.nbytes == 576
+    monkeypatch.setattr("pyro_vmtl.data.views._memory", lambda: 575)
+    with pytest.raises(InputError, match=r"views of 16 samples of \[3\] through 3 tasks take"):
+        attention_views(tasks)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from pyro_vmtl.distributions import (
     pooled_prior,
     sample_partitions,
 )
+from pyro_vmtl.distributions.partition import _of_centre, _split_or_merge, _sweep
 
 Array = npt.NDArray[np.float64]
 
@@ -228,6 +230,17 @@ class TestPooledPrior:
             torch.testing.assert_close(after, before[order])
             torch.testing.assert_close(same, before)
 
+    @pytest.mark.parametrize("size", [1, 2, 3, 7, 8])
+    def test_in_pieces_is_that_of_the_whole(
+        self, size: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        evidence = _evidence(3, 7)
+        partitions = Partitions.at_start(torch.tensor([[0, 0, 1], [0, 1, 1]]))
+        whole = pooled_prior(evidence, partitions)
+        monkeypatch.setattr("pyro_vmtl.distributions.partition._PIECE", 2 * 3 * size)
+        for ours, expected in zip(pooled_prior(evidence, partitions), whole, strict=True):
+            torch.testing.assert_close(ours, expected)
+
     def test_over_several_partitions_has_the_moments_of_their_mixture(self) -> None:
         evidence = _evidence(3, 2)
         parts = [_one([0, 0, 1], 0.2), _one([0, 1, 1], 0.6), _one([0, 1, 2], 0.2)]
@@ -278,6 +291,42 @@ class TestGibbsSampling:
         np.add.at(joint, (chain, rows, places[0]), 1 / keep)
         error = joint.std(0) / math.sqrt(chains)
         assert (np.abs(joint.mean(0) - exact.sum((2, 3))) < 5 * error + 3e-3).all()
+
+    @pytest.mark.parametrize("step", [_sweep, _split_or_merge])
+    @pytest.mark.parametrize(("num_tasks", "strength"), [(4, 4.0), (5, 0.0)])
+    def test_either_step_on_partitions_alone_leaves_their_law_as_it_is(
+        self, step: Any, num_tasks: int, strength: float
+    ) -> None:
+        """From draws of the posterior to draws of the posterior, and from anywhere towards it."""
+        concentration, spread = 1.5, 0.45
+        evidence = _evidence(num_tasks, 3, seed=2, strength=strength)
+        if strength == 0:  # the prior itself
+            evidence = Evidence(*(torch.zeros_like(x) for x in evidence))
+        partitions = list(_partitions(num_tasks))
+        log_joint = np.array(
+            [
+                len(set(labels)) * math.log(concentration)
+                + sum(math.lgamma(size) for size in np.bincount(labels))
+                + _log_marginal(evidence, labels, spread)
+                for labels in partitions
+            ]
+        )
+        exact = np.exp(log_joint - np.logaddexp.reduce(log_joint))
+        assert exact.max() < 0.9  # the case is not decided beforehand
+        chains, generator = 20000, torch.Generator().manual_seed(0)
+        places = torch.multinomial(torch.from_numpy(exact), chains, True, generator=generator)
+        index = {tuple(labels): i for i, labels in enumerate(partitions)}
+        values = (torch.full((chains,), x).double() for x in (spread, 1.0, 1.0))
+        shift, precision, _ = _of_centre(evidence, *values)
+        alpha = torch.full((chains,), concentration).double()
+        for start, steps in ((torch.tensor(partitions)[places], 2), (None, 30)):
+            labels = torch.zeros(chains, num_tasks).long() if start is None else start
+            for _ in range(steps):
+                labels = step(labels, shift, precision, alpha, generator)
+            rows = [index[tuple(_canonical(row))] for row in labels]
+            share = np.bincount(rows, minlength=len(partitions)) / chains
+            error = np.sqrt(exact * (1 - exact) / chains)
+            assert (np.abs(share - exact) < 5 * error + 1e-3).all()
 
     def test_of_a_known_partition_draws_its_parameters_alone(self) -> None:
         evidence, labels = _evidence(4, 3, strength=20.0), [0, 1, 1, 0]
@@ -341,6 +390,18 @@ class TestGibbsSampling:
         expected = (truth[:, None] == truth).double()
         assert draws.together().mean(0).sub(expected).abs().max() < 0.05
         assert draws.spread.max() < 0.5
+
+    def test_goes_on_from_values_that_are_not_tried_any_more(self) -> None:
+        """As chains of an earlier version may stand there: from the nearest that is."""
+        evidence, labels = _evidence(4, 3), torch.tensor([[0, 1, 1, 0]])
+        runs = []
+        for value in (1.0, 0.75):
+            start = _start(labels, torch.tensor([value], dtype=torch.float64))
+            generator = torch.Generator().manual_seed(0)
+            runs.append(sample_partitions(evidence, start, 5, 5, generator=generator)[0])
+        for one, two in zip(*runs, strict=True):
+            assert one.equal(two)
+        assert set(runs[0].spread.tolist()) <= set(SPREADS)
 
     @given(seed=st.integers(0, 99), keep=st.integers(1, 3))
     def test_repeats_with_its_generator_and_leaves_its_start_alone(

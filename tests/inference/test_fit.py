@@ -107,6 +107,35 @@ class TestASeed:
         _assert_same(one, fit(splits.train, None, SETTINGS, TRAINING, seed=3, validate=True))
 
 
+def test_a_fitted_model_goes_on_learning(splits: TaskSplits) -> None:
+    """Fits end in evaluation mode: without dropout, and with lenders that stand still."""
+    training = replace(TRAINING, epochs=1)
+    one = fit(splits.train, None, SETTINGS, training)
+    vmtl = copy.deepcopy(one.vmtl)
+    assert not vmtl.training
+    modes: list[bool] = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            modes.extend(part.training for part in vmtl.modules())
+
+    again = fit(splits.train, None, SETTINGS, training, vmtl=vmtl, callbacks=[Watch()])
+    assert modes
+    assert all(modes)
+    assert again.vmtl is vmtl
+    assert not vmtl.training
+
+
+def test_a_part_that_is_frozen_stays_frozen(splits: TaskSplits) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    network[1].eval()
+    settings = Settings(DeterministicEncoder(network, 4), Standard())
+    fitted = fit(splits.train, splits.validation, settings, TRAINING)
+    norm = fitted.vmtl.get_submodule("encoder.network.1")
+    assert isinstance(norm, torch.nn.BatchNorm1d)
+    assert norm.num_batches_tracked == 0
+
+
 class TestResuming:
     @pytest.mark.parametrize("is_validated", [True, False])
     @pytest.mark.parametrize("lenders", [Recursive, Anchored])
@@ -133,6 +162,29 @@ class TestResuming:
         torch.manual_seed(12345)
         _assert_same(whole, run(checkpoints=folder, resume=checkpoint))
 
+    @pytest.mark.parametrize(
+        "choices",
+        [{"loss": "task_means"}, {"task_weighting": "uncertainty"}, {"task_weighting": "pcgrad"}],
+        ids=str,
+    )
+    def test_goes_on_whatever_the_tasks_weigh(
+        self, splits: TaskSplits, tmp_path: Path, choices: dict[str, Any]
+    ) -> None:
+        if choices.get("task_weighting") == "pcgrad":
+            pytest.importorskip("torchjd")
+        settings = replace(SETTINGS, classifier="amortised")
+        training = replace(TRAINING, **choices)
+
+        def run(**options: Any) -> FittedVMTL:
+            return fit(splits.train, None, settings, training, seed=3, **options)
+
+        whole = run(checkpoints=tmp_path / "whole")
+        folder = tmp_path / "interrupted"
+        with pytest.raises(OSError, match="no power"):
+            run(checkpoints=folder, callbacks=[_Crash(2)])
+        torch.manual_seed(12345)
+        _assert_same(whole, run(checkpoints=folder, resume=folder / "last.ckpt"))
+
     def test_from_a_checkpoint_of_another_shape_is_refused(
         self, splits: TaskSplits, tmp_path: Path
     ) -> None:
@@ -147,6 +199,18 @@ class TestResuming:
         for other in others:
             with pytest.raises(InputError, match=r"last\.ckpt does not fit this model"):
                 fit(splits.train, splits.validation, other, TRAINING, resume=checkpoint)
+
+    def test_from_another_optimiser_is_refused(self, splits: TaskSplits, tmp_path: Path) -> None:
+        """Earlier versions had one learning rate, for scales as for all else."""
+        fit(splits.train, None, SETTINGS, TRAINING, checkpoints=tmp_path)
+        path = tmp_path / "last.ckpt"
+        saved = torch.load(path, weights_only=True)
+        (state,) = saved["optimizer_states"]
+        first, second = state["param_groups"]
+        state["param_groups"] = [first | {"params": first["params"] + second["params"]}]
+        torch.save(saved, path)
+        with pytest.raises(InputError, match=r"last\.ckpt does not fit this version"):
+            fit(splits.train, None, SETTINGS, TRAINING, resume=path)
 
     def test_from_nothing_is_refused(self, splits: TaskSplits, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"none\.ckpt is not a file"):

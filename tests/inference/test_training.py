@@ -15,6 +15,7 @@ from pyro_vmtl.model import (
     Anchored,
     Architecture,
     BayesianLinear,
+    Clustered,
     Geometric,
     Identity,
     Lenders,
@@ -121,6 +122,50 @@ class TestTheLoss:
         expected = elbo.differentiable_loss(main.model, main.guide, batch)
         expected = expected + elbo.differentiable_loss(anchor.model, anchor.guide, batch)
         torch.testing.assert_close(loss, expected / int(batch.mask.sum()))
+
+    @pytest.mark.parametrize(
+        "encoder",
+        [
+            MLP(5, hidden=(8,)),
+            MLP(5, hidden=(8,), stochastic=False),
+            BayesianLinear(5),
+            BayesianLinear(5, prior="samples"),
+            BayesianLinear(5, per_task=True),
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("is_weighed", [False, True])
+    def test_of_means_is_the_elbo_with_the_kl_weights_it_leaves_behind(
+        self, encoder: Architecture, is_weighed: bool
+    ) -> None:
+        """In tasks of equal size both losses count samples alike; what is read off as KL weights
+        afterwards, by diagnostics and tables, is what a sum over samples would have been given."""
+        own = isinstance(encoder, BayesianLinear) and encoder.per_task
+        settings = Settings(encoder, Mixture(), Mixture() if own else Standard(), Recursive)
+        training = TrainingSettings(
+            epochs=2,
+            steps_per_epoch=5,
+            loss="task_means",
+            kl_weights=Constant(0.02),
+            kl_representations=Constant(0.01),
+            task_weighting="uncertainty" if is_weighed else None,
+        )
+        module, batch = _module(settings, training)
+        module.on_train_batch_start(batch, 0)
+        torch.manual_seed(1)
+        means = module.training_step(batch, 0)
+        torch.manual_seed(1)
+        elbo: Any = module.elbo.elbo
+        expected = elbo.differentiable_loss(module.vmtl.model, module.vmtl.guide, batch)
+        torch.testing.assert_close(means, expected / 4)  # 4 samples a task
+        assert module.vmtl.tempering["weights"] == pytest.approx(0.02 * 4)
+
+    @pytest.mark.parametrize("site", SITES)
+    def test_of_means_is_refused_where_evidence_is_added_up(self, site: str) -> None:
+        of_weights, of_layers = (Clustered() if s == site else Mixture() for s in SITES)
+        settings = Settings(BayesianLinear(5, per_task=True), of_weights, of_layers, Anchored)
+        with pytest.raises(InputError, match="adds up what samples said; expected loss='elbo'"):
+            _module(settings, TrainingSettings(loss="task_means"))
 
     def test_goes_down(self) -> None:
         module, batch = _module(Settings(Identity(), Standard()))

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import cycle, product
+from typing import Literal, TypeAlias
 
 import pytest
 import torch
@@ -58,19 +59,35 @@ KINDS: dict[str, tuple[bool, int]] = {  # whether it is classification, and how 
     "two classes": (True, 2),
     "regression of vectors": (False, OUTPUTS),
 }
+Classifier: TypeAlias = Literal["mean_field", "point", "amortised"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model and a batch that fits it."""
+    """A model and a batch that fits it, with views of its samples through every task."""
 
     vmtl: VMTL
     batch: Batch
 
 
-def _cases() -> Iterator[tuple[str, str, str, str]]:
+def _cases() -> Iterator[tuple[str, str, str, str, Classifier]]:
     """Every pool with every encoder, recursive and anchored: one of them in classification, the
-    other in regression, turn about."""
+    other in regression, turn about. And every other classifier with every encoder."""
+    for case in _of_mean_field():
+        yield *case, "mean_field"
+    kinds = cycle(KINDS)
+    for encoder in ENCODERS:
+        yield "standard", "recursive", encoder, next(kinds), "point"
+    lent = cycle(
+        (pool, lenders)
+        for pool, lenders in product(POOLS, LENDERS)
+        if lenders == "anchored" or not POOLS[pool].needs_own_evidence
+    )
+    for encoder in [*ENCODERS, *ENCODERS]:
+        yield *next(lent), encoder, next(kinds), "amortised"
+
+
+def _of_mean_field() -> Iterator[tuple[str, str, str, str]]:
     for (p, pool), (i, lenders), (e, encoder) in product(
         enumerate(POOLS), enumerate(LENDERS), enumerate(ENCODERS)
     ):
@@ -90,8 +107,9 @@ def _cases() -> Iterator[tuple[str, str, str, str]]:
 
 @pytest.fixture(params=_cases(), ids=lambda case: "-".join(case))
 def case(request: pytest.FixtureRequest) -> Case:
-    """All pools, lenders, encoders and targets; recursive lenders have something to lend."""
-    pool, lenders, encoder, kind = request.param
+    """All pools, lenders, encoders, targets and classifiers; recursive lenders have something to
+    lend."""
+    pool, lenders, encoder, kind, classifier = request.param
     # Where tasks have layers of their own, or samples views through tasks, they borrow those too.
     lent = {"layers", "gaussian", "per task", "layer, samples"}
     if POOLS[pool].needs_own_evidence:
@@ -102,6 +120,7 @@ def case(request: pytest.FixtureRequest) -> Case:
         POOLS[pool],
         POOLS[pool] if borrows else Standard(),
         LENDERS[lenders],
+        classifier,
     )
     is_classification, outputs = KINDS[kind]
     vmtl = assemble(settings, TASKS, outputs, (INPUTS,), is_classification)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pyro_vmtl.data import Batch, clusters
@@ -181,7 +182,7 @@ class TestKnownPartition:
         with pytest.raises(InputError, match="clusters of 3 tasks; expected 5"):
             _borrowing(Clustered(known=[0, 0, 1]))
 
-    @pytest.mark.parametrize("concentration", [0, -1.0])
+    @pytest.mark.parametrize("concentration", [0, -1.0, float("nan"), float("inf")])
     def test_concentration_is_positive(self, concentration: float) -> None:
         with pytest.raises(InputError, match=r"concentration is .*; expected above 0"):
             Clustered(concentration=concentration)
@@ -348,6 +349,36 @@ def test_a_saved_model_has_the_partitions_and_the_prior(tmp_path: Path) -> None:
     assert ours.prior_loc.abs().max() > 0
     before, after = (f.predict(splits.test, 20).log_density for f in (fitted, loaded))
     assert before.equal(after)
+
+
+def test_a_model_saved_by_an_earlier_version_opens_and_goes_on(tmp_path: Path) -> None:
+    """It had 80 draws, s up to 1, and neither tau nor kappa."""
+    splits = clusters(4, 2, samples=10, dimensions=3, test_samples=20)
+    settings = Settings(Identity(), Clustered(), lenders=Anchored, bias=False)
+    fitted = fit(splits.train, None, settings, SMALL, accelerator="cpu")
+    path = save(fitted, tmp_path / "model")
+    tensors = load_file(path / "model.safetensors")
+    site = "borrowing.weights."
+    del tensors[f"{site}scales"], tensors[f"{site}factors"]
+    tensors[f"{site}labels"] = torch.arange(4).repeat(80, 1)
+    tensors[f"{site}spreads"] = torch.full((80,), 1.0).double()
+    save_file(tensors, path / "model.safetensors")
+    loaded = load(path)
+    borrowing = _of(loaded.vmtl)
+    assert borrowing.probabilities().abs().max() == 0  # all alone
+    assert borrowing.scales.equal(torch.ones(80).double())
+    assert borrowing.factors.equal(torch.ones(80).double())
+    before, after = (f.predict(splits.test, 20).log_density for f in (fitted, loaded))
+    assert before.equal(after)
+    steps = int(borrowing.steps)
+    fit(splits.train, None, settings, SMALL, vmtl=loaded.vmtl, accelerator="cpu")
+    assert int(borrowing.steps) == steps + 30
+    assert borrowing.labels.shape == _of(fitted.vmtl).labels.shape
+    # Of another number of tasks it is no such model.
+    tensors[f"{site}labels"] = torch.arange(5).repeat(80, 1)
+    save_file(tensors, path / "model.safetensors")
+    with pytest.raises(InputError, match=r"does not fit the model \(size mismatch .*labels"):
+        load(path)
 
 
 def test_a_resumed_run_ends_where_the_whole_run_ends(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""The figures that README and docs state are those of the results beside the benchmarks."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def _benchmark(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _rows(text: str, first: tuple[str, ...]) -> list[list[str]]:
+    """The cells of the table rows that start with one of these."""
+    lines = (line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| "))
+    return [[cell.strip() for cell in cells] for cells in lines if cells[0].strip() in first]
+
+
+def test_the_tables_of_honesty_are_the_summary_of_its_results() -> None:
+    honesty = _benchmark("honesty")
+    results = honesty.with_gap(pd.read_csv(RESULTS / "honesty.csv"))
+    said = set(honesty.summary(results).splitlines())
+    page = (ROOT / "docs" / "honesty.md").read_text()
+    rows = [
+        line
+        for line in page.splitlines()
+        if re.match(rf"\| ({'|'.join(honesty.SCENARIOS)}) \|", line)
+    ]
+    assert len(rows) > 20
+    for row in rows:
+        assert row in said, row
+
+
+@pytest.mark.parametrize("column", ["accuracy", "nll", "auc", "gap closed"])
+def test_the_table_of_the_readme_is_taken_from_the_same_results(column: str) -> None:
+    honesty = _benchmark("honesty")
+    results = honesty.with_gap(pd.read_csv(RESULTS / "honesty.csv"))
+    columns = ["tasks", "samples", "prior", "accuracy", "nll", "auc", "gap closed"]
+    rows = _rows((ROOT / "README.md").read_text(), tuple(honesty.SCENARIOS))
+    assert len(rows) >= 6
+    for cells in rows:
+        row = dict(zip(columns, cells, strict=True))
+        method = row["prior"].split(":")[0].replace("`", "").strip("*")
+        chosen = results[
+            (results["scenario"] == row["tasks"])
+            & (results["samples"] == int(row["samples"]))
+            & (results["method"] == method)
+        ]
+        assert len(chosen) >= 5, method
+        if row[column] == "-":
+            continue
+        mean, sd = (float(number) for number in row[column].split(" ± "))
+        assert chosen[column].mean() == pytest.approx(mean, abs=0.0051 if mean == 1 else 0.00051)
+        assert chosen[column].std() == pytest.approx(sd, abs=0.00051)
+
+
+def test_the_table_of_calibration_is_that_of_its_results() -> None:
+    page = (ROOT / "docs" / "calibration.md").read_text()
+    results = pd.read_csv(RESULTS / "calibration.csv")
+    said = set(_benchmark("calibration").as_markdown(results).splitlines())
+    rows = [line for line in page.splitlines() if re.match(r"\| (orthogonal|correlated) \|", line)]
+    assert len(rows) == len(results)
+    for row in rows:
+        assert row in said, row
