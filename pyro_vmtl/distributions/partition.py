@@ -24,6 +24,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn.functional import pad
 from torch.types import _size
 
 from pyro_vmtl.distributions.gaussians import Gaussians
@@ -58,6 +59,8 @@ FACTORS = tuple(2.0**k for k in (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5,
 _MULTIPLES = (0.25, 1.0, 4.0, 16.0)  # of the concentration, equally likely
 
 _FLOOR = 0.05  # entries of less precision say nothing, and their estimates are 0 / 0
+
+_ROOM = 8  # slots for new clusters beside those that there are
 
 _PIECE = 2**22  # numbers of S draws, T tasks and some entries that are held at once: 32 MB
 
@@ -230,12 +233,23 @@ def _sweep(
 ) -> Tensor:
     """Draw every task's cluster once, given the others, in each chain."""
     labels, slots = _compact(labels)
+    num_tasks = labels.shape[1]
     row = torch.arange(len(labels), device=labels.device)
     member = torch.nn.functional.one_hot(labels, slots).double().mT  # [chains, slots, T]
     shifts, precisions = member @ shift, member @ precision
     counts = member.sum(-1)
     apart = _log_evidence(shifts, precisions)  # of each slot, kept up with its members
-    for t in torch.randperm(labels.shape[1], generator=generator, device=labels.device).tolist():
+    spare = _ROOM  # so many slots are empty in every chain, at least: a task takes one at most
+    for t in torch.randperm(num_tasks, generator=generator, device=labels.device).tolist():
+        if slots < num_tasks:
+            if spare == 0:
+                spare = int((counts < 0.5).sum(-1).min())
+            if spare == 0:  # a full table would keep tasks together
+                spare = min(_ROOM, num_tasks - slots)
+                slots += spare
+                shifts, precisions = (pad(x, (0, 0, 0, spare)) for x in (shifts, precisions))
+                counts, apart = (pad(x, (0, spare)) for x in (counts, apart))
+            spare -= 1
         own = labels[:, t]
         shifts[row, own] -= shift[:, t]
         precisions[row, own] -= precision[:, t]
@@ -316,7 +330,7 @@ def _split_or_merge(
     return torch.where((noise.log() < gain).unsqueeze(-1), proposed, labels)
 
 
-def _compact(labels: Tensor, room: int = 8) -> tuple[Tensor, int]:
+def _compact(labels: Tensor, room: int = _ROOM) -> tuple[Tensor, int]:
     """The same clusters numbered from 0; and how many slots, with room for some new ones."""
     chains, num_tasks = labels.shape
     used = torch.zeros(chains, num_tasks + 1, dtype=torch.long, device=labels.device)

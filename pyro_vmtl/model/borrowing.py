@@ -134,14 +134,14 @@ class Borrowing(nn.Module):
             prior, which is N(0, I) where nobody is left; None, all.
         :return: batch shape ``[..., T, 1]`` or ``[..., T, B]``, event shape ``event``.
         """
-        weights = self.by_component(draw)
+        weights, spread = self.by_component(draw), self.spread
         if present is not None:
-            weights, lenders = self._without_absent(weights, lenders, present)
-        return self.pool.prior(weights, lenders, self.spread, self.event_dim)
+            weights, lenders, spread = self._without_absent(weights, lenders, spread, present)
+        return self.pool.prior(weights, lenders, spread, self.event_dim)
 
     def _without_absent(
-        self, weights: Tensor, lenders: Gaussians, present: Tensor
-    ) -> tuple[Tensor, Gaussians]:
+        self, weights: Tensor, lenders: Gaussians, spread: Tensor | None, present: Tensor
+    ) -> tuple[Tensor, Gaussians, Tensor | None]:
         own = torch.eye(self.num_tasks, dtype=torch.bool, device=present.device).unsqueeze(1)
         lending = present & ~own
         alone = ~lending.any(-1, keepdim=True)  # [T, B, 1]
@@ -157,4 +157,8 @@ class Borrowing(nn.Module):
             torch.where(gone, torch.zeros_like(lenders.loc), lenders.loc),
             torch.where(gone, torch.ones_like(lenders.scale), lenders.scale),
         )
-        return kept / kept.sum(-1, keepdim=True), lenders
+        if spread is not None:  # N(0, I) is not to be widened
+            spread = torch.where(gone, torch.zeros_like(spread), spread)
+        if self.pool.sums_to_one:  # a gate that is left stays as open as it was
+            kept = kept / kept.sum(-1, keepdim=True)
+        return kept, lenders, spread

@@ -328,6 +328,21 @@ class TestGibbsSampling:
             error = np.sqrt(exact * (1 - exact) / chains)
             assert (np.abs(share - exact) < 5 * error + 1e-3).all()
 
+    def test_one_sweep_can_part_any_number_of_tasks(self) -> None:
+        num_tasks, chains = 20, 4
+        precision = torch.full((chains, num_tasks, 30), 1e4).double()
+        generator = torch.Generator().manual_seed(0)
+        shift = 1e4 * torch.randn(num_tasks, 30, generator=generator).double()
+        labels = torch.zeros(chains, num_tasks).long()
+        labels = _sweep(
+            labels,
+            shift.expand(chains, -1, -1),
+            precision,
+            torch.ones(chains).double(),
+            generator,
+        )
+        assert all(len(row.unique()) == num_tasks for row in labels)
+
     def test_of_a_known_partition_draws_its_parameters_alone(self) -> None:
         evidence, labels = _evidence(4, 3, strength=20.0), [0, 1, 1, 0]
         exact = _exact(evidence, [labels], 1.0)[0]

@@ -1,6 +1,7 @@
 """The prior of representations: a mixture over tasks of the sample as seen through them."""
 
 import math
+from typing import Any
 
 import pyro.distributions as dist
 import pytest
@@ -8,12 +9,13 @@ import torch
 from torch import Tensor
 
 from pyro_vmtl.data import Batch, Views
-from pyro_vmtl.distributions import PosteriorMixture
+from pyro_vmtl.distributions import Gaussians, PosteriorMixture
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model import (
     MLP,
     VMTL,
     Anchored,
+    Borrowing,
     Clustered,
     Geometric,
     Hierarchical,
@@ -21,6 +23,7 @@ from pyro_vmtl.model import (
     Linear,
     Mixture,
     Pool,
+    Power,
     Recursive,
     Settings,
     Standard,
@@ -109,7 +112,45 @@ def test_a_task_without_the_class_drops_out(pool: Pool) -> None:
     torch.testing.assert_close(found[others], whole[others])
 
 
-@pytest.mark.parametrize("pool", [Mixture(), Linear(), Geometric(), Linear(base=True)], ids=repr)
+EVERY_POOL = [
+    Mixture(),
+    Mixture(spread="task"),
+    Linear(),
+    Linear(base=True, spread="scalar"),
+    Geometric(spread="feature"),
+    Power(),
+    Power(spread="task"),
+]
+
+
+@pytest.mark.parametrize("pool", EVERY_POOL, ids=repr)
+def test_where_no_task_lacks_the_class_nobody_drops_out(pool: Pool) -> None:
+    borrowing = Borrowing(pool, T, (Z,))
+    lenders = Gaussians(torch.randn(T, B, T, Z), 0.1 + 0.3 * torch.rand(T, B, T, Z))
+    draw = borrowing.relatedness_posterior().sample()
+    present = torch.ones(T, B, T, dtype=torch.bool)
+    value = torch.randn(T, B, Z)
+    expected = borrowing.prior(draw, lenders).log_prob(value)
+    torch.testing.assert_close(borrowing.prior(draw, lenders, present).log_prob(value), expected)
+
+
+@pytest.mark.parametrize("spread", [None, "task"])
+def test_the_gate_of_a_task_without_the_class_is_closed(spread: Any) -> None:
+    borrowing = Borrowing(Power(spread), T, (Z,))
+    lenders = Gaussians(torch.randn(T, B, T, Z), 0.1 + 0.3 * torch.rand(T, B, T, Z))
+    draw = borrowing.relatedness_posterior().sample()
+    present = torch.ones(T, B, T, dtype=torch.bool)
+    present[0, 1, 2] = False
+    closed = draw.clone()
+    closed[0, 0, 1] = 0  # task 2 among the lenders of task 0
+    value = torch.randn(T, B, Z)
+    found = borrowing.prior(draw, lenders, present).log_prob(value)
+    torch.testing.assert_close(found[0, 1], borrowing.prior(closed, lenders).log_prob(value)[0, 1])
+
+
+@pytest.mark.parametrize(
+    "pool", [*EVERY_POOL, Mixture(base=True), Mixture(base=True, spread="task")], ids=repr
+)
 def test_a_sample_that_nobody_has_a_view_of_has_a_standard_normal(pool: Pool) -> None:
     present = torch.ones(T, B, T, dtype=torch.bool)
     present[1, 2] = torch.arange(T) == 1  # its own view does not count
