@@ -221,10 +221,11 @@ def explain(numbers: dict[str, float]) -> list[str]:
     if lent > LENDERS_THRESHOLD:
         sentences.append(
             "The lenders' posteriors are as narrow as if each task's own data had been those of "
-            f"all tasks {lent:.1f} times over, which cannot be: their scales are still near their "
-            "start. Do not read relatedness from this fit; to look at relatedness, train longer "
-            "(trainer.patience=null, trainer.epochs), start wider (model.initial_scale=1.0), or "
-            "raise trainer.kl_weights.value towards 1."
+            f"all tasks {lent:.1f} times over, and there are no more: either their scales still "
+            "lag behind (train longer, trainer.epochs), or training data are fitted all but "
+            "perfectly and it was dropout, which this check leaves out, that kept training unsure "
+            "(less of it, model.encoder.dropout, or raise trainer.kl_weights.value towards 1). Do "
+            "not read relatedness from this fit."
         )
     drift = numbers.get("weights_drift", 0.0)
     if drift > DRIFT_THRESHOLD:
@@ -249,7 +250,10 @@ def explain(numbers: dict[str, float]) -> list[str]:
 
 
 def _explain_relatedness(site: str, numbers: dict[str, float]) -> list[str]:
-    group = "pool" if site == "weights" else "pool@representation_pool"
+    # Clusters add up what each task's own data said: recursive lenders do not know it, and samples
+    # have no evidence of their own.
+    clusters = ", or infer clusters instead (pool=clustered lenders=anchored)"
+    instead = clusters if site == "weights" else ""
     sentences = []
     learned = numbers.get(f"relatedness_{site}_information", math.inf)
     if learned < UNIFORMITY_THRESHOLD:
@@ -258,7 +262,7 @@ def _explain_relatedness(site: str, numbers: dict[str, float]) -> list[str]:
             f"{UNIFORMITY_THRESHOLD}): nothing told one task from another, so do not read the "
             "table of relatedness. Either the tasks are not related, or it had no time to learn: "
             "train longer (trainer.epochs), raise trainer.learning_rate.value or "
-            f"trainer.kl_{site}.value, or infer clusters instead ({group}=clustered)."
+            f"trainer.kl_{site}.value{instead}."
         )
     softness = numbers.get(f"relatedness_{site}_softness", math.inf)
     if softness < SOFTNESS_THRESHOLD:

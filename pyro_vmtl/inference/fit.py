@@ -33,6 +33,12 @@ __all__ = ["FittedVMTL", "build", "fit"]
 
 _log = logging.getLogger(__name__)
 
+# What torch.load raises for a text, for half a file, for an empty one; then for other contents.
+_UNREADABLE = (
+    *(UnpicklingError, RuntimeError, EOFError, LookupError, ValueError),
+    *(TypeError, AttributeError),
+)
+
 
 @dataclass(frozen=True)
 class FittedVMTL:
@@ -65,6 +71,7 @@ class FittedVMTL:
         seed: int = 0,
     ) -> Predictions:
         """Posterior-predictive distributions; see :func:`pyro_vmtl.predict`."""
+        _check_kind("what to predict", tasks, TaskSet)
         if tasks.names != self.names:
             raise InputError(
                 f"the task set has the tasks {list(tasks.names)}; the model was trained on "
@@ -150,6 +157,11 @@ def fit(
     """
     settings = Settings() if settings is None else settings
     training = TrainingSettings() if training is None else training
+    _check_kind("the training data", tasks, TaskSet)
+    if validation is not None:
+        _check_kind("the validation data", validation, TaskSet)
+    _check_kind("settings", settings, Settings)
+    _check_kind("training", training, TrainingSettings)
     tasks.check_training()
     _check_validation(tasks, validation)
     if validation is not None and not bool(validation.labelled.any()):
@@ -225,6 +237,11 @@ def _kept_early(module: TrainingModule) -> list[str]:
     ]
 
 
+def _check_kind(name: str, given: object, kind: type) -> None:
+    if not isinstance(given, kind):
+        raise InputError(f"{name} is a {type(given).__name__}; expected a {kind.__name__}")
+
+
 def _check_validation(tasks: TaskSet, validation: TaskSet | None) -> None:
     if validation is None:
         return
@@ -246,6 +263,11 @@ def _accelerator(name: str) -> str:
         )
     if name not in ("cpu", "cuda", "gpu"):
         raise InputError(f"accelerator is {name!r}; expected 'auto', 'cpu' or 'cuda'")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise InputError(
+            f"accelerator is {name!r}, and PyTorch finds no CUDA device here; expected 'cpu', or "
+            "'auto' to take what there is"
+        )
     return name
 
 
@@ -345,8 +367,7 @@ def _check_checkpoint(path: Path, module: TrainingModule) -> None:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         found = {name: list(value.shape) for name, value in saved["state_dict"].items()}
-    # What torch.load raises for a text, for half a file, for an empty one; then for other contents.
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise InputError(
             f"the file {path} cannot be read as a checkpoint; expected one that training wrote"
         ) from error
@@ -368,3 +389,9 @@ def _check_checkpoint(path: Path, module: TrainingModule) -> None:
                 f"{found_groups} parameters, and this one of {groups}; expected a checkpoint of "
                 "the same version, or a new run"
             )
+    made = int(saved.get("epoch", -1)) + 1
+    if made > module.settings.epochs:
+        raise InputError(
+            f"epochs is {module.settings.epochs}, and the checkpoint {path} comes from epoch "
+            f"{made}; expected the number that training is to end with, at least {made}"
+        )

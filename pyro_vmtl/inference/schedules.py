@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from pyro_vmtl.errors import InputError
 
@@ -26,6 +27,9 @@ class Constant(Schedule):
 
     value: float
 
+    def __post_init__(self) -> None:
+        _numbers(self, "value")
+
     def __call__(self, iteration: int, total: int) -> float:
         return self.value
 
@@ -42,6 +46,7 @@ class Ramp(Schedule):
     until: float = 1.0
 
     def __post_init__(self) -> None:
+        _numbers(self, "start", "end", "until")
         _share(self)
 
     def __call__(self, iteration: int, total: int) -> float:
@@ -61,6 +66,7 @@ class Decay(Schedule):
     until: float = 1.0
 
     def __post_init__(self) -> None:
+        _numbers(self, "start", "end", "until")
         _share(self)
         if self.start <= 0 or self.end <= 0:
             raise InputError(
@@ -86,6 +92,7 @@ class Stairs(Schedule):
     steps: int
 
     def __post_init__(self) -> None:
+        _numbers(self, "steps")
         _parts(self)
 
     def __call__(self, iteration: int, total: int) -> float:
@@ -111,6 +118,7 @@ class Annealing(Schedule):
     steps: int
 
     def __post_init__(self) -> None:
+        _numbers(self, "start", "end", "rate", "steps")
         _parts(self)
         if not self.rate >= 0:
             raise InputError(f"the schedule's rate is {self.rate}; expected at least 0")
@@ -118,6 +126,13 @@ class Annealing(Schedule):
     def __call__(self, iteration: int, total: int) -> float:
         k = min(self.steps - 1, iteration * self.steps // max(1, total))
         return max(self.end, self.start * math.exp(-self.rate * k * (k + 1) / 2))
+
+
+def _numbers(schedule: Schedule, *names: str) -> None:
+    for name in names:
+        value = getattr(schedule, name)
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise InputError(f"the schedule's {name} is {value!r}; expected a number")
 
 
 def _parts(schedule: Stairs | Annealing) -> None:

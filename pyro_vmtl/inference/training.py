@@ -1,9 +1,11 @@
 """SVI as a Lightning module: the ELBO of every program, schedules, a row of history an epoch."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import lightning
@@ -94,8 +96,10 @@ class TrainingSettings:
                 self._check_whole(name)
         for name in ("learning_rate", "temperature", "kl_weights", "kl_representations"):
             self._check_schedule(name)
-        if not self.scale_rate > 0:
-            raise InputError(f"scale_rate is {self.scale_rate!r}; expected a number above 0")
+        self._check_above("scale_rate", 0)
+        self._check_above("weight_decay", 0, included=True)
+        if self.gradient_clip is not None:
+            self._check_above("gradient_clip", 0)
         if self.loss not in ("elbo", "task_means"):
             raise InputError(f"loss is {self.loss!r}; expected 'elbo' or 'task_means'")
         if self.estimator not in ("analytic", "sampled"):
@@ -121,15 +125,23 @@ class TrainingSettings:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
 
+    def _check_above(self, name: str, bound: float, included: bool = False) -> None:
+        value = getattr(self, name)
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not number or not (value > bound or (included and value == bound)):
+            words = "of at least" if included else "above"
+            raise InputError(f"{name} is {value!r}; expected a number {words} {bound:g}")
+
     def _check_schedule(self, name: str) -> None:
         schedule = getattr(self, name)
         if not isinstance(schedule, Schedule):
             raise InputError(
-                f"{name} is {schedule!r}; expected a schedule such as Constant({schedule!r})"
+                f"{name} is {schedule!r}; expected a schedule such as Constant({schedule!r}), on "
+                f"the command line trainer.{name}.value={schedule}"
             )
         may_be_zero = name.startswith("kl_")
         for value in (schedule(0, 100), schedule(100, 100)):
-            if value < 0 or (value == 0 and not may_be_zero):
+            if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_zero):
                 bound = "at least 0" if may_be_zero else "above 0"
                 raise InputError(f"{name} reaches {value}; expected values {bound}")
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
 
 from torch import nn
 
@@ -76,11 +77,17 @@ class MLP(Architecture):
     per_task: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.hidden, str) or not isinstance(self.hidden, Sequence):
+            raise InputError(
+                f"the encoder's hidden is {self.hidden!r}; expected a list of widths such as [256]"
+            )
         object.__setattr__(self, "hidden", tuple(self.hidden))
         _positive("latent_dim", self.latent_dim)
         for width in self.hidden:
             _positive("hidden width", width)
         _share("dropout", self.dropout)
+        _truth("stochastic", self.stochastic)
+        _truth("per_task", self.per_task)
 
     def __call__(self, input_shape: Sequence[int], num_tasks: int) -> Encoder:
         outputs = self.latent_dim * (2 if self.stochastic else 1)
@@ -122,6 +129,7 @@ class BayesianLinear(Architecture):
     def __post_init__(self) -> None:
         _positive("latent_dim", self.latent_dim)
         _share("dropout", self.dropout)
+        _truth("per_task", self.per_task)
 
     def __call__(self, input_shape: Sequence[int], num_tasks: int) -> Encoder:
         return BayesianLinearEncoder(
@@ -145,10 +153,17 @@ class BayesianLinear(Architecture):
 
 
 def _positive(name: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"the encoder's {name} is {value}; expected at least 1")
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise InputError(
+            f"the encoder's {name} is {value!r}; expected a whole number of at least 1"
+        )
 
 
 def _share(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise InputError(f"the encoder's {name} is {value}; expected a share in [0, 1)")
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < 1:
+        raise InputError(f"the encoder's {name} is {value!r}; expected a share in [0, 1)")
+
+
+def _truth(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise InputError(f"the encoder's {name} is {value!r}; expected true or false")

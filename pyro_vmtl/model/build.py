@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 from pyro_vmtl.errors import InputError
@@ -66,10 +67,40 @@ class Settings:
     initial_noise: float = 0.5
 
     def __post_init__(self) -> None:
+        for name in ("pool", "representation_pool"):
+            pool = getattr(self, name)
+            if not isinstance(pool, Pool):
+                raise InputError(f"the {name} is {pool!r}; expected a pool such as Mixture()")
+        if not (isinstance(self.lenders, type) and issubclass(self.lenders, Lenders)):
+            raise InputError(
+                f"the lenders are {_shown(self.lenders)}; expected a class of lenders such as "
+                "Anchored, not an object of it"
+            )
+        for name in ("bias", "empirical_bayes"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected true or false")
+        for name in ("initial_scale", "initial_noise"):
+            if not _is_number(getattr(self, name)) or not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected a number above 0")
+        if not _is_number(self.initial_jitter) or not self.initial_jitter >= 0:
+            raise InputError(
+                f"initial_jitter is {self.initial_jitter!r}; expected a number of at least 0"
+            )
         if self.classifier not in _CLASSIFIERS:
             raise InputError(
                 f"the classifier is {self.classifier!r}; expected one of {list(_CLASSIFIERS)}"
             )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _shown(thing: Any) -> str:
+    """A class by its name, another object by its kind: networks have long descriptions."""
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}"
+    return repr(thing) if isinstance(thing, str) else f"a {type(thing).__name__}"
 
 
 def assemble(
@@ -91,7 +122,7 @@ def assemble(
         encoder = copy.deepcopy(encoder)  # a second model of these settings starts where this did
     else:
         raise InputError(
-            f"the encoder is a {type(encoder).__name__}; expected an architecture such as MLP(...) "
+            f"the encoder is {_shown(encoder)}; expected an architecture such as MLP(...) "
             "or an Encoder (wrap a network as DeterministicEncoder or GaussianEncoder)"
         )
     likelihood: Likelihood = (

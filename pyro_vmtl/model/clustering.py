@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import pyro.distributions as dist
@@ -155,7 +156,7 @@ class ClusteredBorrowing(Borrowing):
 class Clustered(Pool):
     r"""Hidden clusters: evidence adds up within a cluster, the borrower's own left out.
 
-    Tasks of one cluster correlate by :math:`1 - s^2`; a task that is alone keeps N(0, I). Clusters
+    Tasks of one cluster correlate by :math:`1 - s^2`; a task that is alone has N(0, tau^2 I). Clusters
     and s have a posterior given the lenders' evidence (:mod:`pyro_vmtl.distributions.partition`),
     and the prior of a task is the average over it: where the data do not say who belongs together,
     little is borrowed. T tasks pay for T choices of a cluster, not for T (T - 1) weights.
@@ -164,7 +165,8 @@ class Clustered(Pool):
     pair is the chance that the two share a cluster.
 
     :param concentration: of the Dirichlet process over partitions; more makes lone tasks likelier.
-    :param known: the cluster of each task, where it is known; then only s is inferred.
+    :param known: the cluster of each task, where it is known; then only s, the scale of the weights
+        and that of the noise are inferred.
     """
 
     borrowing_type = ClusteredBorrowing
@@ -178,7 +180,13 @@ class Clustered(Pool):
             )
         super().__init__()
         self.concentration = concentration
-        self.known = None if known is None else [int(k) for k in known]
+        try:
+            self.known = None if known is None else [index(k) for k in known]
+        except TypeError as error:
+            raise InputError(
+                f"the pool's known is {known!r}; expected the number of each task's cluster, such "
+                "as [0, 0, 1]"
+            ) from error
 
     def __repr__(self) -> str:
         return f"Clustered(concentration={self.concentration})"

@@ -64,13 +64,19 @@ class IdentityEncoder(Encoder):
         return dist.Delta(x.flatten(2), event_dim=1)
 
 
-def _features(network: nn.Module, x: Tensor) -> Tensor:
-    """The network's output for ``[T, B, *input]`` as ``[T, B, features]``."""
+def _features(network: nn.Module, x: Tensor, width: int) -> Tensor:
+    """The network's output for ``[T, B, *input]`` as ``[T, B, width]``."""
     if isinstance(network, PerTask):
         out: Tensor = network(x)
     else:
         out = network(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-    return out.flatten(2)
+    out = out.flatten(2)
+    if out.shape[-1] != width:
+        raise InputError(
+            f"the encoder's network gives {out.shape[-1]} numbers a sample; expected {width}, which "
+            "is latent_dim, and for a GaussianEncoder (mean and raw scale) twice that"
+        )
+    return out
 
 
 class DeterministicEncoder(Encoder):
@@ -88,7 +94,7 @@ class DeterministicEncoder(Encoder):
         self.latent_dim = latent_dim
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
-        return dist.Delta(_features(self.network, x), event_dim=1)
+        return dist.Delta(_features(self.network, x, self.latent_dim), event_dim=1)
 
 
 class GaussianEncoder(Encoder):
@@ -107,7 +113,7 @@ class GaussianEncoder(Encoder):
         self.offset = math.log(math.expm1(initial_scale))
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
-        loc, raw = _features(self.network, x).chunk(2, -1)
+        loc, raw = _features(self.network, x, 2 * self.latent_dim).chunk(2, -1)
         # The floor keeps the entropy of z finite where the likelihood would like no noise at all.
         return dist.Normal(loc, softplus(raw + self.offset) + 1e-4).to_event(1)
 

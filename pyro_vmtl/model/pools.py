@@ -50,6 +50,8 @@ class Pool:
             raise InputError(
                 f"the pool's spread is {spread!r}; expected None, 'scalar', 'task' or 'feature'"
             )
+        if not isinstance(base, bool):
+            raise InputError(f"the pool's base is {base!r}; expected true or false")
         self.base = base
         self.spread = spread
 

@@ -141,17 +141,17 @@ class VMTL(PyroModule):
             if pool.needs_own_evidence:
                 raise InputError(
                     f"the representation pool is {pool}, which adds up what each task's data said, "
-                    "and every sample has a representation of its own; expected Mixture, Linear or "
-                    "Geometric, or an encoder with a Bayesian layer for each task"
+                    "and every sample has a representation of its own; expected Mixture, Linear, "
+                    "Geometric or Power, or an encoder with a Bayesian layer for each task"
                 )
             return torch.Size([self.encoder.latent_dim])
         layer = self.encoder.layer()
         if self.representation_pool.borrows and (layer is None or len(layer.loc) != self.num_tasks):
             raise InputError(
                 f"the representation pool is {self.representation_pool}, and the encoder has "
-                f"{'no Bayesian layer' if layer is None else f'{len(layer.loc)} layers'}; expected "
+                f"{'no Bayesian layer' if layer is None else 'one layer for all tasks'}; expected "
                 "Gaussian representations, or a Bayesian layer for each of the "
-                f"{self.num_tasks} tasks, to borrow between"
+                f"{self.num_tasks} tasks, to borrow between, or the representation pool Standard"
             )
         return torch.Size() if layer is None else layer.loc.shape[1:]
 

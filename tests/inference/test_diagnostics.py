@@ -300,6 +300,7 @@ def test_sentences_name_settings_that_there_are() -> None:
     numbers = {
         "weights_evidence": 99.0,
         "weights_scale": 0.01,
+        "lenders_evidence": 9.0,
         "weights_drift": 9.0,
         "representations_information": 0.0,
         "relatedness_weights_information": 0.0,
@@ -308,7 +309,7 @@ def test_sentences_name_settings_that_there_are() -> None:
         "relatedness_representations_softness": 0.0,
     }
     sentences = explain(numbers)
-    assert len(sentences) == 7
+    assert len(sentences) == 8
     text = " ".join(sentences)
     dotted = set(re.findall(r"\b(?:trainer|model|data|pool)\.[a-z_.]*[a-z_]", text))
     assert len(dotted) >= 5
@@ -317,7 +318,6 @@ def test_sentences_name_settings_that_there_are() -> None:
         ("lenders", "anchored"),
         ("model", "bayesian_linear"),
         ("pool", "clustered"),
-        ("pool@representation_pool", "clustered"),
     }
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("train", [f"{group}={option}" for group, option in choices])

@@ -212,18 +212,30 @@ class TestResuming:
         with pytest.raises(InputError, match=r"last\.ckpt does not fit this version"):
             fit(splits.train, None, SETTINGS, TRAINING, resume=path)
 
+    def test_does_not_go_back(self, splits: TaskSplits, tmp_path: Path) -> None:
+        fit(splits.train, None, SETTINGS, TRAINING, checkpoints=tmp_path)
+        fewer = replace(TRAINING, epochs=TRAINING.epochs - 1)
+        says = f"epochs is {fewer.epochs}, .* expected .* at least {TRAINING.epochs}"
+        with pytest.raises(InputError, match=says):
+            fit(splits.train, None, SETTINGS, fewer, resume=tmp_path / "last.ckpt")
+
     def test_from_nothing_is_refused(self, splits: TaskSplits, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"none\.ckpt is not a file"):
             fit(splits.train, None, SETTINGS, TRAINING, resume=tmp_path / "none.ckpt")
 
-    @pytest.mark.parametrize("contents", ["text", "nothing", "half", "another dictionary"])
+    @pytest.mark.parametrize("contents", ["text", "table", "nothing", "half", "another dictionary"])
     def test_from_something_else_is_refused(
         self, splits: TaskSplits, tmp_path: Path, contents: str
     ) -> None:
         path = tmp_path / "notes.ckpt"
         torch.save({"x": torch.zeros(1000)}, path)
         whole = path.read_bytes()
-        other = {"text": b"not a checkpoint", "nothing": b"", "half": whole[: len(whole) // 2]}
+        other = {
+            "text": b"not a checkpoint",
+            "table": b"epoch,step,loss\n0,50,0.1\n",
+            "nothing": b"",
+            "half": whole[: len(whole) // 2],
+        }
         path.write_bytes(other.get(contents, whole))
         with pytest.raises(InputError, match=r"notes\.ckpt cannot be read as a checkpoint"):
             fit(splits.train, None, SETTINGS, TRAINING, resume=path)
@@ -321,6 +333,20 @@ class TestErrors:
     def test_settings_or_choices(self, splits: TaskSplits) -> None:
         with pytest.raises(InputError, match="'pool'"):
             build(splits.train, SETTINGS, pool=Power())
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+    @pytest.mark.parametrize("name", ["cuda", "gpu"])
+    def test_an_accelerator_that_is_not_there(self, splits: TaskSplits, name: str) -> None:
+        with pytest.raises(InputError, match=f"'{name}', and PyTorch finds no CUDA device"):
+            fit(splits.train, None, SETTINGS, TRAINING, accelerator=name)
+
+    @pytest.mark.parametrize("place", range(4))
+    def test_arguments_of_another_kind_are_named(self, splits: TaskSplits, place: int) -> None:
+        arguments: list[Any] = [splits.train, splits.validation, SETTINGS, TRAINING]
+        says = ["training data", "validation data", "settings", "training"][place]
+        arguments[place] = {"epochs": 3}
+        with pytest.raises(InputError, match=f"{says} is a dict; expected a"):
+            fit(*arguments)
 
     @pytest.mark.parametrize("name", ["mps", "abacus"])
     def test_an_accelerator_that_cannot_be_used(self, splits: TaskSplits, name: str) -> None:

@@ -2,13 +2,14 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.inference import Annealing, Constant, Decay, Ramp, Stairs
+from pyro_vmtl.inference import Annealing, Constant, Decay, Ramp, Schedule, Stairs
 
 values = st.floats(0.001, 10)
 shares = st.floats(0.05, 1)
@@ -130,6 +131,22 @@ class TestAnnealing:
     def test_does_not_rise(self, rate: float) -> None:
         with pytest.raises(InputError, match=r"rate is .*; expected at least 0"):
             Annealing(1.0, 0.5, rate, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (Constant, ("1",)),
+        (Constant, (None,)),
+        (Ramp, (0.0, "1")),
+        (Decay, ("1", 0.5)),
+        (Annealing, (1.0, 0.5, "0.1", 3)),
+        (Stairs, (Constant(1.0), "3")),
+    ],
+)
+def test_text_is_no_number(kind: type[Schedule], values: tuple[Any, ...]) -> None:
+    with pytest.raises(InputError, match=r"is (None|'.*'); expected a number"):
+        kind(*values)
 
 
 @pytest.mark.parametrize("steps", [0, -2])

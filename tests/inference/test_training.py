@@ -1,5 +1,6 @@
 """The training module: every parameter learns, once, and schedules reach the model."""
 
+import math
 from itertools import product
 from typing import Any
 
@@ -229,6 +230,11 @@ def _at_step(module: TrainingModule, step: int, batch: Batch) -> None:
         ({"num_particles": 0}, "num_particles is 0"),
         ({"validation_samples": -1}, "validation_samples is -1"),
         ({"estimator": "exact"}, "'exact'"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1; expected a number of at least 0"),
+        ({"gradient_clip": 0}, "gradient_clip is 0; expected a number above 0"),
+        ({"scale_rate": "fast"}, "scale_rate is 'fast'; expected a number above 0"),
+        ({"learning_rate": 0.01}, r"Constant\(0.01\), .* trainer.learning_rate.value=0.01"),
+        ({"kl_weights": Constant(math.nan)}, "kl_weights reaches nan; expected values at least 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(choices: dict[str, Any], says: str) -> None:

@@ -122,6 +122,29 @@ def test_an_unknown_classifier_is_refused_by_name() -> None:
         Settings(classifier="full_rank")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("choices", "says"),
+    [
+        ({"pool": Mixture}, "the pool is .*Mixture.*; expected a pool such as Mixture"),
+        ({"representation_pool": "mixture"}, "the representation_pool is 'mixture'; expected"),
+        ({"lenders": Anchored()}, "the lenders are a Anchored; expected a class"),
+        ({"lenders": "anchored"}, "the lenders are 'anchored'; expected a class"),
+        ({"bias": "maybe"}, "bias is 'maybe'; expected true or false"),
+        ({"initial_scale": 0.0}, "initial_scale is 0.0; expected a number above 0"),
+        ({"initial_noise": "small"}, "initial_noise is 'small'; expected a number above 0"),
+        ({"initial_jitter": -1}, "initial_jitter is -1; expected a number of at least 0"),
+    ],
+)
+def test_choices_of_another_kind_are_refused(choices: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        Settings(**choices)
+
+
+def test_a_class_is_no_encoder() -> None:
+    with pytest.raises(InputError, match="the encoder is the class MLP; expected an architecture"):
+        assemble(Settings(MLP), 3, 2, (4,), True)  # type: ignore[arg-type]
+
+
 def test_a_network_is_no_encoder() -> None:
     with pytest.raises(InputError, match="Linear"):
         assemble(Settings(nn.Linear(4, 3)), 3, 2, (4,), True)  # type: ignore[arg-type]

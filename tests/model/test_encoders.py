@@ -1,6 +1,7 @@
 """Encoders: what they say about z, and that tasks with encoders of their own stay apart."""
 
 from functools import partial
+from typing import Any
 
 import pyro.distributions as dist
 import pytest
@@ -185,15 +186,31 @@ class TestBayesianLinear:
         (MLP, {"latent_dim": 0}, "latent_dim is 0"),
         (MLP, {"hidden": (3, -1)}, "hidden width is -1"),
         (MLP, {"dropout": 1.0}, "dropout is 1.0"),
+        (MLP, {"hidden": 128}, r"hidden is 128; expected a list of widths such as \[256\]"),
+        (MLP, {"hidden": ("wide",)}, "hidden width is 'wide'; expected a whole number"),
+        (MLP, {"stochastic": "maybe"}, "stochastic is 'maybe'; expected true or false"),
+        (MLP, {"latent_dim": 2.5}, "latent_dim is 2.5; expected a whole number"),
         (BayesianLinear, {"latent_dim": -2}, "latent_dim is -2"),
         (BayesianLinear, {"dropout": -0.1}, "dropout is -0.1"),
     ],
 )
 def test_settings_out_of_range_are_refused(
-    kind: type[MLP] | type[BayesianLinear], options: dict[str, float], says: str
+    kind: type[MLP] | type[BayesianLinear], options: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
-        kind(**options)  # type: ignore[arg-type]
+        kind(**options)
+
+
+@pytest.mark.parametrize("outputs", [4, 8, 9])
+def test_a_network_of_another_width_is_named(outputs: int) -> None:
+    network, x = nn.Linear(3, outputs), torch.randn(2, 5, 3)
+    for kind, width in ((DeterministicEncoder, 4), (GaussianEncoder, 8)):
+        encoder = kind(network, 4)
+        if outputs == width:
+            assert encoder(x).event_shape == (4,)
+            continue
+        with pytest.raises(InputError, match=f"gives {outputs} numbers a sample; expected {width}"):
+            encoder(x)
 
 
 def test_an_unknown_prior_is_refused() -> None:
