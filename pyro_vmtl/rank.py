@@ -58,12 +58,21 @@ def _split(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     assert isinstance(given, dict)
     options = _OPTIONS | {str(key): value for key, value in given.items()}
     if isinstance(options["pools"], str):
-        options["pools"] = [options["pools"]]
+        options["pools"] = [name.strip() for name in options["pools"].split(",")]
     if not isinstance(options["pools"], list):
         raise InputError(f"pools is {options['pools']!r}; expected a list such as [standard,power]")
-    if not isinstance(options["draws"], int):
-        raise InputError(f"draws is {options['draws']!r}; expected a whole number of at least 1")
-    return options, [text for text in arguments if text not in ours]
+    draws = options["draws"]
+    if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
+        raise InputError(f"draws is {draws!r}; expected a whole number of at least 1")
+    if options["out"] is not None and not Path(str(options["out"])).absolute().parent.is_dir():
+        raise InputError(f"out is {options['out']}, in a folder that does not exist; expected one")
+    others = [text for text in arguments if text not in ours]
+    for text in others:
+        if text.startswith("pool="):
+            raise InputError(
+                f"{text} names one prior; expected pools=[...] with all that are to be ranked"
+            )
+    return options, others
 
 
 def _plans(pools: list[str], overrides: list[str]) -> tuple[dict[str, Plan], int]:

@@ -134,8 +134,12 @@ def _feature_columns(
         if column not in frame.columns:
             there = ", ".join(repr(c) for c in list(frame.columns)[:20])
             more = ", ..." if len(frame.columns) > 20 else ""
+            # A header that was not parted is a table with another separator.
+            header = frame.columns[0] if len(frame.columns) == 1 else ""
+            other = next((mark for mark in ";\t|" if mark in header), None)
+            hint = "" if other is None else f", or separator={other!r}, by which it seems parted"
             raise InputError(
-                f"there is no column {column!r} in '{path}'; expected one of {there}{more}."
+                f"there is no column {column!r} in '{path}'; expected one of {there}{more}{hint}."
             )
     used = [task, *targets, *chosen]
     twice = [column for column in used if used.count(column) > 1]
@@ -195,7 +199,8 @@ def split_table(
     """A table's samples as training, validation and test tasks, the features standardised.
 
     Mean and standard deviation are those of the training samples of all tasks together; a feature
-    that is constant there is only centred.
+    that is constant there is only centred. Targets stay as they are: in a regression, choose a unit
+    and an origin in which they are of order 1, as the priors are.
 
     :param validation: share or number of each task's labelled samples for validation.
     :param test: the same for testing.

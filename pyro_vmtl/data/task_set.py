@@ -103,6 +103,11 @@ class TaskSet:
         :param sources: for every task ``[n]`` integers, see :class:`TaskSet`.
         :raises InputError: for anything that cannot be used, naming the task and the sample.
         """
+        if not isinstance(tasks, Mapping):
+            raise InputError(
+                f"the tasks are given as {type(tasks).__name__}; expected a dictionary "
+                "{name: (inputs, targets)}."
+            )
         if len(tasks) == 0:
             raise InputError("the task set is empty; expected at least one task.")
         if regression and classes is not None:

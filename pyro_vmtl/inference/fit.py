@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -21,6 +21,7 @@ import pyro
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pyro_vmtl.data import TaskBatches, TaskSet, attention_views
 from pyro_vmtl.errors import InputError
@@ -162,6 +163,7 @@ def fit(
         _check_kind("the validation data", validation, TaskSet)
     _check_kind("settings", settings, Settings)
     _check_kind("training", training, TrainingSettings)
+    _check_options(trainer_options)
     tasks.check_training()
     _check_validation(tasks, validation)
     if validation is not None and not bool(validation.labelled.any()):
@@ -187,17 +189,24 @@ def fit(
         stack.enter_context(_quiet())
         # Pyro's checks of every distribution cost a third of a step; tests switch them on.
         stack.enter_context(pyro.validation_enabled(validate))
-        trainer = lightning.Trainer(
-            accelerator=_accelerator(accelerator),
-            max_epochs=training.epochs,
-            # Where the module optimises by itself it clips by itself, and the trainer would refuse.
-            gradient_clip_val=training.gradient_clip if module.automatic_optimization else None,
-            logger=list(loggers) or False,
-            callbacks=[*monitoring, *callbacks],
-            enable_progress_bar=progress_bar,
-            enable_model_summary=False,
-            **{"devices": 1, "log_every_n_steps": 1, **trainer_options},
-        )
+        options = {"devices": 1, "log_every_n_steps": 1, **trainer_options}
+        try:
+            trainer = lightning.Trainer(
+                accelerator=_accelerator(accelerator),
+                max_epochs=training.epochs,
+                # Where the module optimises by itself it clips by itself, and the trainer would
+                # refuse.
+                gradient_clip_val=training.gradient_clip if module.automatic_optimization else None,
+                logger=list(loggers) or False,
+                callbacks=[*monitoring, *callbacks],
+                enable_progress_bar=progress_bar,
+                enable_model_summary=False,
+                **options,
+            )
+        except MisconfigurationException as error:
+            raise InputError(
+                f"the trainer refuses its options {options} ({str(error).splitlines()[0]})"
+            ) from error
         _run(trainer, module, batches, resume)
         if validation is not None:
             _restore_best(keep, resume)
@@ -240,6 +249,14 @@ def _kept_early(module: TrainingModule) -> list[str]:
 def _check_kind(name: str, given: object, kind: type) -> None:
     if not isinstance(given, kind):
         raise InputError(f"{name} is a {type(given).__name__}; expected a {kind.__name__}")
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for kind, argument in ((TrainingSettings, "training"), (Settings, "settings")):
+        for name in sorted({field.name for field in fields(kind)} & options.keys()):
+            raise InputError(
+                f"fit was given {name}; expected it as {argument}={kind.__name__}({name}=...)"
+            )
 
 
 def _check_validation(tasks: TaskSet, validation: TaskSet | None) -> None:

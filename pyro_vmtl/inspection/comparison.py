@@ -90,6 +90,10 @@ def compare(
     :param seed: of the draws.
     :raises InputError: for no fit, no labelled held-out sample, or fits of other tasks.
     """
+    if not isinstance(fits, Mapping):
+        raise InputError(
+            f"fits is a {type(fits).__name__}; expected a dictionary {{name: fitted model}}"
+        )
     if not fits:
         raise InputError("fits is empty; expected at least one fit to compare")
     if num_samples < 1:
@@ -162,7 +166,10 @@ class _LOO:
 
 def _of_all(loos: list[_LOO]) -> _LOO:
     reasons = [loo.reason for loo in loos if loo.reason]
-    reason = f"not available for {len(reasons)} of {len(loos)} tasks" if reasons else ""
+    reason = ""
+    if reasons:
+        whose = "one of them: " if len(reasons) > 1 else ""
+        reason = f"not available for {len(reasons)} of {len(loos)} tasks ({whose}{reasons[0]})"
     if len(reasons) == len(loos) and len(set(reasons)) == 1:
         reason = reasons[0]
     density = sum(loo.density for loo in loos)  # NaN, if one of them is

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pyro_vmtl.data import ImageSplits, TaskSplits
+from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL, Predictions, ScaledVMTL, save
 from pyro_vmtl.inspection import (
     Snapshots,
@@ -50,6 +51,7 @@ def run_experiment(config: DictConfig, folder: RunFolder, console: Console) -> F
     """
     started = time.perf_counter()
     plan = read_plan(config)
+    _check(config, plan)
     check_scaling(config.temperature_scaling, plan.splits)
     folder.write_text("config.yaml", repeatable(config, folder.path))
     console.print(_introduction(plan))
@@ -97,6 +99,17 @@ def run_experiment(config: DictConfig, folder: RunFolder, console: Console) -> F
     return fitted
 
 
+def _check(config: DictConfig, plan: Plan) -> None:
+    """Make sure, before anything is trained, that the results can be written."""
+    draws = config.num_samples
+    if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
+        raise InputError(f"num_samples is {draws!r}; expected a whole number of at least 1")
+    if not isinstance(config.baselines, bool):
+        raise InputError(f"baselines is {config.baselines!r}; expected true or false")
+    if not bool(plan.splits.test.labelled.any()):
+        raise InputError("the test part has no labelled sample; expected some to score")
+
+
 def _introduction(plan: Plan) -> str:
     splits = plan.splits
     counts = ", ".join(f"{len(part)} {name}" for name, part in splits._asdict().items())
@@ -124,6 +137,8 @@ def _fit(plan: Plan, config: DictConfig, folder: RunFolder) -> tuple[FittedVMTL,
         on_epoch=write_history,
         log_warnings=False,  # the command shows them under its tables
     )
+    if not (folder.path / "metrics.csv").exists():  # all epochs were in the checkpoint already
+        folder.write_csv("metrics.csv", fitted.history)
     save(fitted, folder.path / "model")
     return fitted, snapshots
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -132,6 +133,12 @@ class TestTrouble:
         said = "no column 'scool' in .* expected one of 'school', 'hours', 'age', 'grade'"
         with pytest.raises(InputError, match=said):
             read(csv, **options)
+
+    @pytest.mark.parametrize("mark", [";", "\t", "|"])
+    def test_another_separator_is_guessed_at(self, csv: Path, mark: str) -> None:
+        csv.write_text(ROWS.replace(",", mark))
+        with pytest.raises(InputError, match=f"or separator={re.escape(repr(mark))}"):
+            read(csv)
 
     def test_a_column_used_twice(self, csv: Path) -> None:
         with pytest.raises(InputError, match="column 'grade' is used twice"):

@@ -261,6 +261,8 @@ class TestRefusals:
         ("tasks", "options", "words"),
         [
             ({}, {}, ["empty", "at least one task"]),
+            ([(X2, PQ)], {}, ["given as list", "dictionary"]),
+            (X2, {}, ["given as list", "dictionary"]),
             ({"a": (X2, PQ), "b": ([[0.0]], ["p"])}, {}, ["'b'", "[1]", "[2]", "'a'"]),
             ({"a": ([[0, 1], [NAN, 3]], PQ)}, {}, ["feature 0", "sample 1", "'a'", "nan"]),
             (

@@ -334,6 +334,20 @@ class TestErrors:
         with pytest.raises(InputError, match="'pool'"):
             build(splits.train, SETTINGS, pool=Power())
 
+    @pytest.mark.parametrize(
+        ("option", "says"),
+        [
+            ({"epochs": 3}, r"given epochs; expected it as training=TrainingSettings\(epochs"),
+            ({"pool": Power()}, r"given pool; expected it as settings=Settings\(pool"),
+            ({"devices": 0}, "the trainer refuses its options .*'devices': 0"),
+        ],
+    )
+    def test_options_that_belong_elsewhere(
+        self, splits: TaskSplits, option: dict[str, Any], says: str
+    ) -> None:
+        with pytest.raises(InputError, match=says):
+            fit(splits.train, None, **option)
+
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
     @pytest.mark.parametrize("name", ["cuda", "gpu"])
     def test_an_accelerator_that_is_not_there(self, splits: TaskSplits, name: str) -> None:

@@ -152,6 +152,10 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(
     pd.testing.assert_frame_equal(*histories)
     looks = [pd.read_csv(run / "relatedness_over_time.csv") for run in (whole, rest)]
     pd.testing.assert_frame_equal(*looks)
+    # Where no epoch is left to train, the history is that of the checkpoint.
+    done = train(*fixed, "trainer.epochs=2", checkpoint, name="done")
+    histories = [pd.read_csv(run / "metrics.csv") for run in (half, done)]
+    pd.testing.assert_frame_equal(*histories)
     # The epoch kept is the best of all, also where it came before the checkpoint.
     models = [(run / "model" / "model.safetensors").read_bytes() for run in (whole, rest)]
     assert models[0] == models[1]
@@ -185,7 +189,13 @@ def test_a_sweep_makes_a_folder_a_job(
         ("trainer.learning_rate.value=0", "learning_rate reaches 0"),
         ("ckpt_path=nowhere.ckpt", "the checkpoint nowhere.ckpt is not a file"),
         ("pool=power pool.spread=wide", "spread is 'wide'; expected"),
-        ("num_samples=0", "num_samples is 0; expected at least 1"),
+        ("trainer.learning_rate=0.1", "trainer.learning_rate.value=0.1"),
+        ("trainer.kl_weights.value=one", "value is 'one'; expected a number"),
+        ("num_samples=0", "num_samples is 0; expected a whole number of at least 1"),
+        ("num_samples=many", "num_samples is 'many'; expected a whole number"),
+        ("baselines=maybe", "baselines is 'maybe'; expected true or false"),
+        ("model.encoder.hidden=128", "hidden is 128; expected a list of widths"),
+        ("pool.known=abc", "known is 'abc'; expected the number of each task's cluster"),
         ("temperature_scaling=often", "temperature_scaling is 'often'; expected true"),
         ("temperature_scaling=1", "temperature_scaling is 1; expected true"),
     ],
