@@ -19,9 +19,9 @@ import lightning
 import pandas as pd
 import pyro
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pyro_vmtl.data import TaskBatches, TaskSet, attention_views
 from pyro_vmtl.errors import InputError

@@ -43,7 +43,8 @@ class Settings:
 
     :ivar encoder: settings of one of the architectures, or an :class:`Encoder` of the user's own.
     :ivar pool: how the lenders' posteriors become the prior of a task's weights.
-    :ivar representation_pool: the same for encoder layers, one a task.
+    :ivar representation_pool: the same for representations: where they are Gaussian, of each sample
+        as seen through the other tasks; else of encoder layers, one a task.
     :ivar lenders: the class of lenders.
     :ivar classifier: q(w): ``"mean_field"``, a Gaussian with free parameters for each task;
         ``"point"``, a point estimate; ``"amortised"``, Gaussians that a network shared by tasks and

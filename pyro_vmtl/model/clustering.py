@@ -156,10 +156,11 @@ class ClusteredBorrowing(Borrowing):
 class Clustered(Pool):
     r"""Hidden clusters: evidence adds up within a cluster, the borrower's own left out.
 
-    Tasks of one cluster correlate by :math:`1 - s^2`; a task that is alone has N(0, tau^2 I). Clusters
-    and s have a posterior given the lenders' evidence (:mod:`pyro_vmtl.distributions.partition`),
-    and the prior of a task is the average over it: where the data do not say who belongs together,
-    little is borrowed. T tasks pay for T choices of a cluster, not for T (T - 1) weights.
+    Tasks of one cluster correlate by :math:`1 - s^2`; a task that is alone has N(0, tau^2 I), tau
+    being the scale of all weights. Clusters, s and tau have a posterior given the lenders' evidence
+    (:mod:`pyro_vmtl.distributions.partition`), and the prior of a task is the average over it:
+    where the data do not say who belongs together, little is borrowed. T tasks pay for T choices of
+    a cluster, not for T (T - 1) weights.
 
     It needs lenders that say what each task's own data said (``Anchored``). The relatedness of a
     pair is the chance that the two share a cluster.

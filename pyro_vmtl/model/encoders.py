@@ -73,8 +73,8 @@ def _features(network: nn.Module, x: Tensor, width: int) -> Tensor:
     out = out.flatten(2)
     if out.shape[-1] != width:
         raise InputError(
-            f"the encoder's network gives {out.shape[-1]} numbers a sample; expected {width}, which "
-            "is latent_dim, and for a GaussianEncoder (mean and raw scale) twice that"
+            f"the encoder's network gives {out.shape[-1]} numbers a sample; expected {width}: "
+            "latent_dim, and for a GaussianEncoder (mean and raw scale) twice that"
         )
     return out
 
