@@ -148,7 +148,6 @@ class TestSharedParameters:
                 {"classifier", "classifier.network.2", "classifier.network.5"},
             ),
         ],
-        ids=str,
     )
     def test_are_what_more_than_one_loss_depends_on(
         self, settings: Settings, shared: set[str]
