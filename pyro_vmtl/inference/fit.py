@@ -216,6 +216,7 @@ def fit(
     vmtl.eval()
     sentences = explain(diagnose(vmtl, tasks.dense().to(next(vmtl.parameters()).device)))
     sentences += _kept_early(module)
+    sentences += _in_another_unit(tasks)
     if log_warnings:
         for sentence in sentences:
             _log.warning(sentence)
@@ -257,6 +258,21 @@ def _check_options(options: dict[str, Any]) -> None:
             raise InputError(
                 f"fit was given {name}; expected it as {argument}={kind.__name__}({name}=...)"
             )
+
+
+def _in_another_unit(tasks: TaskSet) -> list[str]:
+    """A sentence for every regression output that priors of order 1 do not reach."""
+    if tasks.is_classification:
+        return []
+    targets = tasks.y[tasks.labelled].reshape(-1, tasks.num_outputs).double()
+    sizes = targets.square().mean(0).sqrt().tolist()
+    return [
+        f"The targets {name!r} have a root mean square of {size:.3g}, and the priors of weights "
+        "and noise are of order 1: predictions and intervals will be off. Subtract the mean of the "
+        "training targets and divide by their standard deviation."
+        for name, size in zip(tasks.outputs or (), sizes, strict=True)
+        if not 0.01 < size < 10
+    ]
 
 
 def _check_validation(tasks: TaskSet, validation: TaskSet | None) -> None:

@@ -111,9 +111,16 @@ def _check(config: DictConfig, plan: Plan) -> None:
 
 
 def _introduction(plan: Plan) -> str:
-    splits = plan.splits
+    splits, tasks = plan.splits, plan.splits.train
     counts = ", ".join(f"{len(part)} {name}" for name, part in splits._asdict().items())
-    return f"{splits.train.num_tasks} tasks; samples: {counts}"
+    inputs = " x ".join(str(size) for size in tasks.input_shape)
+    # What numbers were taken for is said before it is trained on.
+    kind = (
+        f"classification, {tasks.num_classes} classes"
+        if tasks.is_classification
+        else f"regression of {', '.join(tasks.outputs or ())}"
+    )
+    return f"{tasks.num_tasks} tasks; inputs: {inputs}; {kind}; samples: {counts}"
 
 
 def _fit(plan: Plan, config: DictConfig, folder: RunFolder) -> tuple[FittedVMTL, Snapshots]:

@@ -270,7 +270,8 @@ def calibration_report(run: FinishedRun, rows: pd.DataFrame) -> Table:
     else:
         labels = ("samples", "coverage of 90%", "interval from", "to")
         keys = ("coverage", "coverage_low", "coverage_high")
-        start, end = max(0.0, float(rows["coverage_low"].min()) - 0.03), 1.0
+        lowest = min(float(rows["coverage_low"].min()), COVERAGE)
+        start, end = max(0.0, lowest - 0.03), 1.0
         value, marked = "coverage", (COVERAGE,)
         where = "beside 0.9"
         caption = (
@@ -417,7 +418,8 @@ def borrowing_table(run: FinishedRun, site: str) -> Table:
     rows = tuple(
         (
             Cell(str(row["task"])),
-            Cell(str(row["other"])),
+            # Who is as good as surely unrelated is nobody's closest relative.
+            Cell("–" if clusters and row["probability"] < 0.005 else str(row["other"])),
             *(_chance(row[key]) for key in (*keys, "independence")),
         )
         for row in made

@@ -415,3 +415,15 @@ def test_an_epoch_kept_very_early_is_called_out() -> None:
     assert any("little time to form" in sentence for sentence in fitted.warnings)
     calm = fit(splits.train, None, settings, training)
     assert not any("little time to form" in sentence for sentence in calm.warnings)
+
+
+@pytest.mark.parametrize(("unit", "is_named"), [(1.0, False), (300.0, True), (1e-4, True)])
+def test_targets_in_a_unit_that_the_priors_do_not_reach_are_called_out(
+    unit: float, is_named: bool
+) -> None:
+    splits = clusters(4, 2, samples=8, dimensions=3, test_samples=8, kind="regression")
+    train = replace(splits.train, y=unit * splits.train.y)
+    settings = Settings(Identity(), Standard())
+    training = TrainingSettings(epochs=1, steps_per_epoch=2, validation_samples=4)
+    fitted = fit(train, None, settings, training)
+    assert any("root mean square" in sentence for sentence in fitted.warnings) == is_named
