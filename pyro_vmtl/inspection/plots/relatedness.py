@@ -107,7 +107,7 @@ def _colour_range(table: pd.DataFrame, site: str, value: Value) -> tuple[float, 
 
 def _meaning(value: Value, gated: bool) -> str:
     if gated and value == "probability":
-        return "chance to borrow from the lender"
+        return "chance that the two are related"
     return _MEANING[value]
 
 
