@@ -9,9 +9,11 @@ from pyro_vmtl.data import (
     TaskSplits,
     clusters,
     digit_domains,
+    read_rows,
     read_table,
     relabelled_digits,
     rotated_digits,
+    split_table,
     split_tasks,
 )
 from pyro_vmtl.distributions import PosteriorMixture
@@ -35,7 +37,7 @@ from pyro_vmtl.inference import (
     save,
     scale_temperature,
 )
-from pyro_vmtl.inspection import compare, relatedness, to_inference_data
+from pyro_vmtl.inspection import compare, partitions, relatedness, to_inference_data
 from pyro_vmtl.model import (
     MLP,
     VMTL,
@@ -99,13 +101,16 @@ __all__ = [
     "elbo_parts",
     "fit",
     "load",
+    "partitions",
     "predict",
+    "read_rows",
     "read_table",
     "relabelled_digits",
     "relatedness",
     "rotated_digits",
     "save",
     "scale_temperature",
+    "split_table",
     "split_tasks",
     "to_inference_data",
 ]

@@ -1,19 +1,17 @@
 """Fit all methods on all data and write tables: ``python -m pyro_vmtl.benchmark [key=value]``"""
 
-import os
 import sys
-import traceback
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.runs import config_folder
 from pyro_vmtl.runs.benchmark import run_benchmark
+from pyro_vmtl.runs.refusals import ending_in_a_sentence
 
 __all__ = ["main"]
 
@@ -33,12 +31,8 @@ def _run(config: DictConfig) -> int:
 @hydra.main(config_path=str(config_folder()), config_name="benchmark", version_base="1.3")
 def _benchmark(config: DictConfig) -> None:
     try:
-        left = _run(config)
-    except (InputError, OmegaConfBaseException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            traceback.print_exc()
-        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", markup=False)
-        sys.exit(2)
+        with ending_in_a_sentence():  # of a job's errors Hydra would print the overrides first
+            left = _run(config)
     except KeyboardInterrupt:
         Console(stderr=True).print("Stopped; the same command goes on from here.")
         sys.exit(130)
@@ -48,7 +42,8 @@ def _benchmark(config: DictConfig) -> None:
 
 def main() -> None:
     """The command."""
-    _benchmark()
+    with ending_in_a_sentence():  # of a configuration that Hydra cannot compose
+        _benchmark()
 
 
 if __name__ == "__main__":

@@ -1,17 +1,12 @@
 """Fit several priors on the same tasks and rank them: ``python -m pyro_vmtl.rank pools=[...]``"""
 
 import argparse
-import os
-import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
@@ -21,6 +16,7 @@ from pyro_vmtl.inspection.scored import ALL_TASKS
 from pyro_vmtl.runs import config_folder, read_plan
 from pyro_vmtl.runs.configuration import Plan
 from pyro_vmtl.runs.ranking import rank_plans
+from pyro_vmtl.runs.refusals import ending_in_a_sentence
 
 __all__ = ["main"]
 
@@ -30,21 +26,30 @@ _OPTIONS: dict[str, Any] = {
     "draws": 2000,
     "out": None,
 }
-_HELP = """\
+_HELP = f"""\
 Fit several priors on the same tasks with the same budget, and rank them by how well they predict
-held-out samples, with standard errors of the paired differences.
+held-out samples, with standard errors of the paired differences. It prints a table, best first, and
+makes no run folder.
 
   python -m pyro_vmtl.rank
   python -m pyro_vmtl.rank data=clusters model=identity trainer.kl_weights.value=1
-  python -m pyro_vmtl.rank pools=[standard,power,clustered] out=ranking.csv
+  python -m pyro_vmtl.rank 'pools=[standard,power,clustered]' out=ranking.csv
 
-  pools=[...]         names of the group `pool` (python -m pyro_vmtl.train --help lists them); a
-                      pool with other lenders is written pool+lenders, as in mixture+recursive
+  pools=[...]         options of the group pool (python -m pyro_vmtl.train --help lists them); a
+                      pool with other lenders is written pool+lenders, as in mixture+recursive;
+                      without it [{",".join(_OPTIONS["pools"])}]
   heldout=validation  the part to rank on; test is for a last look, when the choice is made
-  draws=2000          posterior draws
-  out=FILE            a CSV with a row per prior and task
+  draws=2000          posterior draws behind a density
+  out=FILE            also write a CSV: a row per prior and task
 
 All else is as for python -m pyro_vmtl.train: data=..., model=..., trainer.epochs=..., seed=...
+
+The columns of the table:
+  log density   of all held-out samples together, in nats; more is better
+  per sample    its mean
+  difference    to the best prior, on the same samples; ± s.e. is its standard error
+  within noise  yes: less than two standard errors, so these data do not say which is better
+  LOO           leave-one-out density of the training samples; where there is none, it says why
 """
 
 
@@ -133,14 +138,11 @@ def main() -> None:
         description=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("arguments", nargs="*", metavar="key=value")
-    try:
+    parser.add_argument(
+        "arguments", nargs="*", metavar="key=value", help="any of what is listed above"
+    )
+    with ending_in_a_sentence(OSError):
         _run(parser.parse_args().arguments, Console())
-    except (InputError, HydraException, OmegaConfBaseException, OSError) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            traceback.print_exc()
-        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", markup=False)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

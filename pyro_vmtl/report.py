@@ -1,11 +1,10 @@
 """Write a run's ``report.html`` anew: ``python -m pyro_vmtl.report RUN``."""
 
 import argparse
-import sys
 from typing import NoReturn
 
-from pyro_vmtl.errors import InputError
 from pyro_vmtl.runs import write_report
+from pyro_vmtl.runs.refusals import ending_in_a_sentence
 
 __all__ = ["main"]
 
@@ -19,15 +18,14 @@ def main() -> None:
     """The command."""
     parser = _Parser(
         prog="python -m pyro_vmtl.report",
-        description="Write report.html into the folder of a finished run, from the files in it.",
+        description="Write report.html into the folder of a finished run of python -m "
+        "pyro_vmtl.train, from the files in it. The run has written one itself; this writes it "
+        "again, with a figure of your own in figures/ or by a newer version. Nothing is trained.",
     )
     parser.add_argument("run", metavar="RUN", help="the folder, such as runs/digit_domains/<time>")
     arguments = parser.parse_args()
-    try:
+    with ending_in_a_sentence(OSError):
         print(write_report(arguments.run))
-    except (InputError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

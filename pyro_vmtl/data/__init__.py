@@ -2,6 +2,7 @@
 
 from pyro_vmtl.data.batches import Batch, TaskBatches
 from pyro_vmtl.data.clusters import cluster_weights, clusters
+from pyro_vmtl.data.columns import TableColumns
 from pyro_vmtl.data.digits import (
     ANGLES,
     DOMAINS,
@@ -23,7 +24,7 @@ from pyro_vmtl.data.images import ImageData, ImageTransform, read_images
 from pyro_vmtl.data.mnist import rotated_mnist
 from pyro_vmtl.data.networks import FrozenNetwork, frozen_network
 from pyro_vmtl.data.splits import TaskSplits, split_tasks
-from pyro_vmtl.data.tables import read_table, split_table
+from pyro_vmtl.data.tables import read_rows, read_table, split_table, standardise
 from pyro_vmtl.data.task_set import TaskSet
 from pyro_vmtl.data.views import Views, attention_views
 
@@ -37,6 +38,7 @@ __all__ = [
     "ImageReport",
     "ImageSplits",
     "ImageTransform",
+    "TableColumns",
     "TaskBatches",
     "TaskSet",
     "TaskSplits",
@@ -53,10 +55,12 @@ __all__ = [
     "office_caltech",
     "office_home",
     "read_images",
+    "read_rows",
     "read_table",
     "relabelled_digits",
     "rotated_digits",
     "rotated_mnist",
     "split_table",
     "split_tasks",
+    "standardise",
 ]

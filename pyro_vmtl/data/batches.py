@@ -152,7 +152,8 @@ class TaskBatches:
     :param steps_per_epoch: batches per epoch; by default as many as it takes the largest task (or
         class of a task) to be seen once.
     :param seed: of the order of samples.
-    :param rank: the process among several that train one model, each on batches of its own.
+    :param rank: the process among several that train one model, each on batches of its own; None:
+        what torch.distributed says when an epoch begins, and 0 where there is one process.
     :param device: where the batches go, by default where ``tasks`` is.
     :param views: of all samples of ``tasks``, where the batches are to hold them.
     :raises InputError: for sizes that are not positive integers, for both sizes at once, for
@@ -166,7 +167,7 @@ class TaskBatches:
         per_class: int | None = None,
         steps_per_epoch: int | None = None,
         seed: int = 0,
-        rank: int = 0,
+        rank: int | None = None,
         device: torch.device | str | None = None,
         views: Views | None = None,
     ) -> None:
@@ -179,7 +180,8 @@ class TaskBatches:
             if value is not None:
                 check_whole(name, value, 1)
         check_whole("seed", seed, 0)
-        check_whole("rank", rank, 0)
+        if rank is not None:
+            check_whole("rank", rank, 0)
         if batch_size is not None and per_class is not None:
             raise InputError(
                 f"batch_size={batch_size} and per_class={per_class} were both given; "
@@ -198,7 +200,7 @@ class TaskBatches:
             )
         self.tasks = tasks
         self.seed = int(seed)
-        self.rank = int(rank)
+        self.rank = None if rank is None else int(rank)
         self.epoch = 0
         self.device = device
         self.views = views
@@ -264,7 +266,8 @@ class TaskBatches:
             for _ in range(len(self)):
                 yield self._whole
             return
-        generator = np.random.default_rng((self.seed, self.rank, self.epoch))
+        rank = _process_rank() if self.rank is None else self.rank
+        generator = np.random.default_rng((self.seed, rank, self.epoch))
         order = self._rows.copy()
         for step in range(len(self)):
             used_up = (step % self._chunks == 0) & self._is_drawn
@@ -292,3 +295,10 @@ class TaskBatches:
         return gather(
             self.tasks, torch.from_numpy(index), torch.from_numpy(scale), self.device, self.views
         )
+
+
+def _process_rank() -> int:
+    distributed = torch.distributed
+    return (
+        distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    )

@@ -24,7 +24,7 @@ from pyro_vmtl.data.image_splits import (
     percent,
     read_parts,
 )
-from pyro_vmtl.data.image_trees import ImageTree, Layout, find_images
+from pyro_vmtl.data.image_trees import ImageTree, Layout, check_root, find_images
 from pyro_vmtl.data.images import (
     IMAGENET_TRANSFORM,
     ImageData,
@@ -312,6 +312,7 @@ def _image_set(
             f"weights='{options['weights']}' are given without features; expected features to name "
             "their network."
         )
+    check_root(root)
     # Before the search for images, which can take a while.
     frozen = None if features is None else frozen_network(features, options.get("weights"))
     tree = find_images(root, domains, classes, layout)

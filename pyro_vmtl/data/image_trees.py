@@ -15,7 +15,7 @@ from pyro_vmtl.data.image_lists import find_list, loose_name, read_list
 from pyro_vmtl.data.images import IMAGE_SUFFIXES
 from pyro_vmtl.errors import InputError
 
-__all__ = ["ImageTree", "Layout", "find_images"]
+__all__ = ["ImageTree", "Layout", "check_root", "find_images"]
 
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -108,6 +108,20 @@ class _Domain(NamedTuple):
     flat: bool
 
 
+def check_root(root: str | Path) -> Path:
+    """The folder that is to hold the domains.
+
+    :raises InputError: if it is none.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise InputError(
+            f"the folder '{root}' {'is a file' if root.exists() else 'does not exist'}; "
+            "expected a folder of domain/class/image."
+        )
+    return root
+
+
 def find_images(
     root: str | Path,
     domains: Sequence[str] | None = None,
@@ -128,12 +142,7 @@ def find_images(
     :raises InputError: if there is no such folder, a domain is not there or holds no image, a
         class is nowhere, or a domain has neither class folders nor a list of their classes.
     """
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise InputError(
-            f"the folder '{root}' {'is a file' if root.exists() else 'does not exist'}; "
-            "expected a folder of domain/class/image."
-        )
+    root = check_root(root)
     layout = Layout(domains={}) if layout is None else layout
     root, folders = _domain_folders(root, domains, layout)
     wanted = _wanted_classes(classes, layout)

@@ -20,6 +20,7 @@ from pyro_vmtl.data.arrays import (
     real_values,
 )
 from pyro_vmtl.data.batches import Batch, gather, padded
+from pyro_vmtl.data.columns import TableColumns
 from pyro_vmtl.errors import InputError
 
 __all__ = ["TaskSet"]
@@ -53,6 +54,7 @@ class TaskSet:
     :param truth: ``[T]`` int64, the true cluster of every task where it is known.
     :param sources: ``[N]`` int64, the image or subject that a sample was made from, where several
         samples may come from one.
+    :param columns: of the table that the samples are rows of, where they come from one.
     :raises InputError: if any of this does not hold.
     """
 
@@ -64,6 +66,7 @@ class TaskSet:
     outputs: tuple[str, ...] | None = None
     truth: Tensor | None = None
     sources: Tensor | None = None
+    columns: TableColumns | None = None
 
     def __post_init__(self) -> None:
         _check_names(self.names)
@@ -421,6 +424,8 @@ def _check_shapes(tasks: TaskSet) -> None:
                 f"the {what} have shape {list(numbers.shape)} and dtype {numbers.dtype}; "
                 "expected one dimension of int64."
             )
+    if tasks.columns is not None:
+        _check_columns(tasks, tasks.columns)
     if tasks.truth is not None and len(tasks.truth) != tasks.num_tasks:
         raise InputError(
             f"the true clusters are {len(tasks.truth)}; expected {tasks.num_tasks}, one per task."
@@ -429,6 +434,21 @@ def _check_shapes(tasks: TaskSet) -> None:
         raise InputError(
             f"inputs, targets and task numbers are on {x.device}, {y.device} and {task.device}; "
             "expected one device."
+        )
+
+
+def _check_columns(tasks: TaskSet, columns: TableColumns) -> None:
+    if tasks.input_shape != (len(columns.features),):
+        raise InputError(
+            f"the inputs have shape {list(tasks.input_shape)} and the table has "
+            f"{len(columns.features)} columns of features; expected as many (columns=None where "
+            "inputs were made anew)."
+        )
+    count = 1 if tasks.is_classification else tasks.num_outputs
+    if len(columns.targets) != count:
+        raise InputError(
+            f"the targets of the table are the columns {list(columns.targets)}; expected {count}, "
+            "as many as the task set has."
         )
 
 

@@ -1,5 +1,6 @@
 """Priors pooled from other tasks' posteriors, their KL divergences, and the relatedness weights."""
 
+from pyro_vmtl.distributions.evidence import Evidence, evidence_of
 from pyro_vmtl.distributions.gaussians import Gaussians, pairwise_kl, pairwise_log_density
 from pyro_vmtl.distributions.kl import relaxed_categorical_kl
 from pyro_vmtl.distributions.mixture import KLBound, PosteriorMixture
@@ -7,11 +8,9 @@ from pyro_vmtl.distributions.partition import (
     FACTORS,
     SCALES,
     SPREADS,
-    Evidence,
     Partitions,
     Relatives,
     chance_of_relatives,
-    evidence_of,
     pooled_prior,
     sample_partitions,
 )

@@ -13,7 +13,7 @@ taken at their word they would agree, all of them, whatever the tasks. So two mo
 inferred: the scale :math:`\tau` of the weights, and how much smaller than said the noise is, a
 factor :math:`\kappa \geq 1` on the evidence. (Less than 1 would explain strangers as noise.)
 
-All is diagonal and Gaussian, so centres and weights integrate out; partitions are drawn by Gibbs
+All is Gaussian, so centres and weights integrate out; partitions are drawn by Gibbs
 sampling, and s, :math:`\tau` and :math:`\kappa` by Metropolis steps on grids.
 """
 
@@ -27,17 +27,22 @@ from torch.distributions import constraints
 from torch.nn.functional import pad
 from torch.types import _size
 
+from pyro_vmtl.distributions.evidence import (
+    Blocks,
+    Evidence,
+    blocks_of,
+    log_evidence,
+    of_centre,
+)
 from pyro_vmtl.distributions.gaussians import Gaussians
 
 __all__ = [
     "FACTORS",
     "SCALES",
     "SPREADS",
-    "Evidence",
     "Partitions",
     "Relatives",
     "chance_of_relatives",
-    "evidence_of",
     "pooled_prior",
     "sample_partitions",
 ]
@@ -50,7 +55,7 @@ share one would mean nothing.
 """
 
 
-SCALES = tuple(2.0**k for k in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2))
+SCALES = tuple(2.0 ** (k / 2) for k in range(-16, 5))
 """The values of tau that are tried; its logarithm has a normal prior around 0, sd log 2."""
 
 FACTORS = tuple(2.0**k for k in (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8))
@@ -58,22 +63,9 @@ FACTORS = tuple(2.0**k for k in (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5,
 
 _MULTIPLES = (0.25, 1.0, 4.0, 16.0)  # of the concentration, equally likely
 
-_FLOOR = 0.05  # entries of less precision say nothing, and their estimates are 0 / 0
-
 _ROOM = 8  # slots for new clusters beside those that there are
 
 _PIECE = 2**22  # numbers of S draws, T tasks and some entries that are held at once: 32 MB
-
-
-class Evidence(NamedTuple):
-    """What each task's data said of its weights, beyond N(0, I); float64.
-
-    :ivar shift: h, the precision times the location, ``[T, P]``.
-    :ivar precision: lambda >= 0, ``[T, P]``.
-    """
-
-    shift: Tensor
-    precision: Tensor
 
 
 class Partitions(NamedTuple):
@@ -112,47 +104,6 @@ def chance_of_relatives(concentration: float) -> float:
     return sum(1 / (1 + concentration * multiple) for multiple in _MULTIPLES) / len(_MULTIPLES)
 
 
-def evidence_of(posteriors: Gaussians) -> Evidence:
-    """The evidence that turned N(0, I) into these posteriors.
-
-    :param posteriors: of the T tasks, each from its own data alone, ``[T, *event]``.
-    """
-    loc, scale = (x.double().flatten(1) for x in posteriors)
-    precision = scale.square().reciprocal()
-    added = (precision - 1).clamp_min(0)
-    shift = torch.where(added > 0, loc * precision, torch.zeros_like(loc))
-    return Evidence(shift, added)
-
-
-def _of_centre(
-    evidence: Evidence, spread: Tensor, scale: Tensor | None = None, factor: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Evidence on the weights, as evidence on a cluster's centre; and its constant.
-
-    :param spread: s, ``[*S]``.
-    :param scale: tau, ``[*S]``, or None for 1.
-    :param factor: kappa, likewise.
-    :return: shift and precision ``[*S, T, P]``, and the log of what does not depend on the centre,
-        ``[*S, T]``.
-    """
-    shift, precision = evidence
-    one = torch.ones_like(spread)
-    scale, factor = (one if x is None else x for x in (scale, factor))
-    shift = (factor * scale)[..., None, None] * shift
-    precision = (factor * scale.square())[..., None, None] * precision
-    variance = spread.square()[..., None, None]
-    widened = 1 + variance * precision
-    correlation = (1 - variance).clamp_min(0)
-    constant = -0.5 * (widened.log() - variance * shift.square() / widened).sum(-1)
-    return correlation.sqrt() * shift / widened, correlation * precision / widened, constant
-
-
-def _log_evidence(shift: Tensor, precision: Tensor) -> Tensor:
-    """log of the integral of exp(shift c - precision c^2 / 2) under c ~ N(0, 1), summed over P."""
-    total = 1 + precision
-    return 0.5 * (shift.square() / total - total.log()).sum(-1)
-
-
 @torch.no_grad()
 def sample_partitions(
     evidence: Evidence,
@@ -162,6 +113,7 @@ def sample_partitions(
     concentration: float = 1.0,
     generator: torch.Generator | None = None,
     known: bool = False,
+    moments: Tensor | None = None,
 ) -> tuple[Partitions, Partitions]:
     """Gibbs sampling of the partition and its parameters, several chains side by side.
 
@@ -176,14 +128,14 @@ def sample_partitions(
         and 4 and 16 times as much are tried as well, so that many lone tasks are no surprise.
     :param generator: of the noise, on the evidence's device.
     :param known: the partition is known: only its parameters are drawn.
+    :param moments: second moments of what the weights are applied to, ``[T, q, q]``, the bias's 1
+        included, for weights of ``[T, outputs, q]``: the data of a task measure combinations of
+        weights, fewer than there are weights where samples are few. None: each weight was measured
+        by itself, as a mean-field posterior has it.
     :return: the draws kept, chains of the same sweep together, and where the chains stand now.
     """
     labels = start.labels.clone()
-    said = evidence.precision >= _FLOOR
-    somewhere = said.any(0)  # an entry of which no task's data say anything costs no time
-    evidence = Evidence(
-        *(torch.where(said, x, torch.zeros_like(x))[:, somewhere] for x in evidence)
-    )
+    blocks = blocks_of(evidence, moments)
     grids = [_grid(values, labels) for values in (SPREADS, SCALES, FACTORS)]
     places = [  # the nearest: a chain of an earlier version may stand where no value is tried now
         (values.unsqueeze(-1) - grid).abs().argmin(-1)
@@ -193,11 +145,12 @@ def sample_partitions(
     for sweep in range(sweeps):
         if not known:
             values = (grid[place] for grid, place in zip(grids, places, strict=True))
-            shift, precision, _ = _of_centre(evidence, *values)
+            shift, precision, _ = of_centre(blocks.shift, blocks.precision, *values)
+            shift, precision = blocks.to_common(shift, precision)
             alpha = _draw_concentration(labels, concentration, generator)
             labels = _sweep(labels, shift, precision, alpha, generator)
             labels = _split_or_merge(labels, shift, precision, alpha, generator)
-        places = _draw_parameters(evidence, labels, grids, places, generator)
+        places = _draw_parameters(blocks, labels, grids, places, generator)
         if sweep >= sweeps - keep:
             kept.append(_here(labels, grids, places))
     draws = Partitions(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
@@ -224,6 +177,15 @@ def _draw_concentration(
     return grid[torch.multinomial(log_chance.softmax(-1), 1, generator=generator).squeeze(-1)]
 
 
+def _of_clusters(member: Tensor, values: Tensor) -> Tensor:
+    """Sums over the members of each slot, ``[S, slots, *P]``.
+
+    :param member: ``[S, slots, T]``.
+    :param values: ``[S, T, *P]``.
+    """
+    return (member @ values.flatten(2)).view(*member.shape[:2], *values.shape[2:])
+
+
 def _sweep(
     labels: Tensor,
     shift: Tensor,
@@ -236,9 +198,9 @@ def _sweep(
     num_tasks = labels.shape[1]
     row = torch.arange(len(labels), device=labels.device)
     member = torch.nn.functional.one_hot(labels, slots).double().mT  # [chains, slots, T]
-    shifts, precisions = member @ shift, member @ precision
+    shifts, precisions = (_of_clusters(member, x) for x in (shift, precision))
     counts = member.sum(-1)
-    apart = _log_evidence(shifts, precisions)  # of each slot, kept up with its members
+    apart = log_evidence(shifts, precisions)  # of each slot, kept up with its members
     spare = _ROOM  # so many slots are empty in every chain, at least: a task takes one at most
     for t in torch.randperm(num_tasks, generator=generator, device=labels.device).tolist():
         if slots < num_tasks:
@@ -247,15 +209,17 @@ def _sweep(
             if spare == 0:  # a full table would keep tasks together
                 spare = min(_ROOM, num_tasks - slots)
                 slots += spare
-                shifts, precisions = (pad(x, (0, 0, 0, spare)) for x in (shifts, precisions))
-                counts, apart = (pad(x, (0, spare)) for x in (counts, apart))
+                shifts, precisions, counts, apart = (
+                    pad(x, (*(0, 0) * (x.dim() - 2), 0, spare))
+                    for x in (shifts, precisions, counts, apart)
+                )
             spare -= 1
         own = labels[:, t]
         shifts[row, own] -= shift[:, t]
         precisions[row, own] -= precision[:, t]
         counts[row, own] -= 1
-        apart[row, own] = _log_evidence(shifts[row, own], precisions[row, own])
-        joined = _log_evidence(
+        apart[row, own] = log_evidence(shifts[row, own], precisions[row, own])
+        joined = log_evidence(
             shifts + shift[:, t].unsqueeze(1), precisions + precision[:, t].unsqueeze(1)
         )
         gain = joined - apart
@@ -301,12 +265,12 @@ def _split_or_merge(
     in_second = labels == clusters[:, 1:]
     involved = in_second | (labels == clusters[:, :1])
     shifts, precisions = shift[row[:, None], pair], precision[row[:, None], pair]
-    apart, counts = _log_evidence(shifts, precisions), torch.ones_like(pair).double()
+    apart, counts = log_evidence(shifts, precisions), torch.ones_like(pair).double()
     side = torch.zeros_like(labels).scatter_(1, pair[:, 1:], 1)
     log_chance = torch.zeros(chains, dtype=torch.float64, device=device)
     for t in torch.randperm(num_tasks, generator=generator, device=device).tolist():
         dealt = involved[:, t] & (pair != t).all(1)
-        joined = _log_evidence(
+        joined = log_evidence(
             shifts + shift[:, t].unsqueeze(1), precisions + precision[:, t].unsqueeze(1)
         )
         log_chances = (joined - apart + counts.log()).log_softmax(-1)
@@ -314,13 +278,13 @@ def _split_or_merge(
         to = torch.where(is_split, drawn, in_second[:, t].long())
         log_chance += torch.where(dealt, log_chances[row, to], 0.0)
         gets = torch.nn.functional.one_hot(to, 2).double() * dealt.unsqueeze(-1)
-        shifts = shifts + gets.unsqueeze(-1) * shift[:, t].unsqueeze(1)
-        precisions = precisions + gets.unsqueeze(-1) * precision[:, t].unsqueeze(1)
+        shifts = shifts + gets[..., None, None] * shift[:, t].unsqueeze(1)
+        precisions = precisions + gets[..., None, None, None] * precision[:, t].unsqueeze(1)
         apart = torch.where(gets > 0, joined, apart)
         counts = counts + gets
         side[:, t] = torch.where(dealt, to, side[:, t])
     two = concentration.log() + counts.lgamma().sum(-1) + apart.sum(-1)
-    one = counts.sum(-1).lgamma() + _log_evidence(shifts.sum(1), precisions.sum(1))
+    one = counts.sum(-1).lgamma() + log_evidence(shifts.sum(1), precisions.sum(1))
     gain = two - one - log_chance
     gain = torch.where(is_split, gain, -gain)
     split = torch.where(involved & (side == 1), num_tasks, labels)
@@ -340,7 +304,7 @@ def _compact(labels: Tensor, room: int = _ROOM) -> tuple[Tensor, int]:
 
 
 def _draw_parameters(
-    evidence: Evidence,
+    blocks: Blocks,
     labels: Tensor,
     grids: list[Tensor],
     places: list[Tensor],
@@ -352,7 +316,7 @@ def _draw_parameters(
 
     def joint_at(places: list[Tensor]) -> Tensor:
         values = (grid[place] for grid, place in zip(grids, places, strict=True))
-        return _log_joint(evidence, member, *values)
+        return _log_joint(blocks, member, *values)
 
     def draw(below: int) -> Tensor:
         shape, device = labels.shape[:1], labels.device
@@ -375,7 +339,7 @@ def _draw_parameters(
 
 
 def _log_joint(
-    evidence: Evidence, member: Tensor, spread: Tensor, scale: Tensor, factor: Tensor
+    blocks: Blocks, member: Tensor, spread: Tensor, scale: Tensor, factor: Tensor
 ) -> Tensor:
     """log density of the estimates and the parameters given the clusters, up to a constant.
 
@@ -383,11 +347,13 @@ def _log_joint(
     :param spread: ``[S]``, as the others.
     :return: ``[S]``.
     """
-    shift, precision, constant = _of_centre(evidence, spread, scale, factor)
-    joint = _log_evidence(member @ shift, member @ precision).sum(-1) + constant.sum(-1)
+    shift, precision, constant = of_centre(blocks.shift, blocks.precision, spread, scale, factor)
+    turned = blocks.to_common(shift, precision)
+    shifts, precisions = (_of_clusters(member, x) for x in turned)
+    joint = log_evidence(shifts, precisions).sum(-1) + constant.sum(-1)
     # exp(kappa (h w - lambda w^2 / 2)) as a density of the estimate h / lambda.
-    said = evidence.precision > 0
-    estimates = torch.where(said, evidence.shift.square() / evidence.precision, 0.0).sum()
+    said = blocks.precision > 0
+    estimates = torch.where(said, blocks.shift.square() / blocks.precision, 0.0).sum()
     joint = joint + 0.5 * (said.sum() * factor.log() - factor * estimates)
     return joint - 0.5 * (scale.log() / math.log(2)).square() - factor.log()
 
@@ -416,7 +382,7 @@ def _prior_given_others(evidence: Evidence, others: Tensor, partitions: Partitio
     :param others: ``[S, T, T]``, 1 for the other members of a task's cluster.
     """
     _, spread, scale, factor = partitions
-    shift, precision, _ = _of_centre(evidence, spread, scale, factor)
+    shift, precision, _ = of_centre(*evidence, spread, scale, factor)
     variance = spread.square()[:, None, None]
     correlation = 1 - variance
     total = 1 + others @ precision

@@ -1,5 +1,6 @@
 """Inference: schedules, training, prediction, metrics, and saved models."""
 
+from pyro_vmtl.inference.counted_evidence import evidence
 from pyro_vmtl.inference.diagnostics import diagnose, explain
 from pyro_vmtl.inference.elbo import ELBOParts, elbo_parts, task_losses
 from pyro_vmtl.inference.fit import FittedVMTL, build, fit
@@ -47,6 +48,7 @@ __all__ = [
     "classification_metrics",
     "diagnose",
     "elbo_parts",
+    "evidence",
     "explain",
     "fit",
     "load",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -91,25 +92,24 @@ def task_losses(vmtl: VMTL, batch: Batch, num_particles: int = 1) -> Tensor:
     Bayesian encoder layer stands in the ELBO as one number: every task gets an equal share of it.
 
     :param batch: training data; its ``scale`` makes a minibatch stand for the whole.
-    :param num_particles: draws to average over, one after the other.
+    :param num_particles: draws to average over, side by side: the programs run once, so that what
+        they do once an iteration (lenders that move on) is done once.
     :return: ``[T]``, in nats.
     """
-    total = sum(_task_losses_of_one_draw(vmtl, batch) for _ in range(num_particles))
-    assert isinstance(total, Tensor)
-    return total / num_particles
-
-
-def _task_losses_of_one_draw(vmtl: VMTL, batch: Batch) -> Tensor:
-    guide = poutine.trace(vmtl.guide).get_trace(batch)
-    model = poutine.trace(poutine.replay(vmtl.model, trace=guide)).get_trace(batch)
-    model.compute_log_prob(lambda name, site: site["is_observed"])
+    # Outside the plates of tasks and samples; one for each program, as in Pyro's own ELBOs.
+    guide, model = (
+        pyro.plate("particles", num_particles, dim=-3)(program)
+        for program in (vmtl.guide, vmtl.model)
+    )
+    drawn = poutine.trace(guide).get_trace(batch)
+    trace = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(batch)
+    trace.compute_log_prob(lambda name, site: site["is_observed"])
     losses = batch.x.new_zeros(vmtl.num_tasks)
-    for name, site in prune_subsample_sites(model).nodes.items():
+    for name, site in prune_subsample_sites(trace).nodes.items():
         if site["type"] != "sample":
             continue
-        loss = -site["log_prob"] if site["is_observed"] else _kl(guide.nodes[name], site)
-        if len(loss) == vmtl.num_tasks:  # [T, 1] or [T, B]
-            losses = losses + loss.sum(-1)
-        else:  # [1, 1]
-            losses = losses + loss.sum() / vmtl.num_tasks
+        loss = -site["log_prob"] if site["is_observed"] else _kl(drawn.nodes[name], site)
+        loss = loss.expand(num_particles, -1, -1).mean(0).sum(-1)
+        # What belongs to all tasks, [1], is shared out between them.
+        losses = losses + (loss if len(loss) == vmtl.num_tasks else loss / vmtl.num_tasks)
     return losses

@@ -20,10 +20,16 @@ import pandas as pd
 import pyro
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    ProgressBar,
+    RichProgressBar,
+)
 from lightning.pytorch.loggers import Logger
 
-from pyro_vmtl.data import TaskBatches, TaskSet, attention_views
+from pyro_vmtl.data import TableColumns, TaskBatches, TaskSet, attention_views
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.diagnostics import diagnose, explain
 from pyro_vmtl.inference.predict import Predictions, predict
@@ -53,6 +59,7 @@ class FittedVMTL:
     :ivar input_shape: of one sample.
     :ivar history: a row an epoch: ELBO and its parts, schedules, diagnostics, validation metrics.
     :ivar warnings: what a reader should know before trusting it, in sentences.
+    :ivar columns: of the table that it was trained on, or None; see :func:`pyro_vmtl.read_rows`.
     """
 
     vmtl: VMTL
@@ -63,6 +70,7 @@ class FittedVMTL:
     input_shape: tuple[int, ...]
     history: pd.DataFrame
     warnings: tuple[str, ...] = ()
+    columns: TableColumns | None = None
 
     def predict(
         self,
@@ -186,6 +194,9 @@ def fit(
         if checkpoints is None:
             checkpoints = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         keep, monitoring = _monitoring(checkpoints, validation is not None, training.patience)
+        further = list(callbacks)
+        if progress_bar and not any(isinstance(callback, ProgressBar) for callback in further):
+            further.append(_Progress())
         stack.enter_context(_quiet())
         # Pyro's checks of every distribution cost a third of a step; tests switch them on.
         stack.enter_context(pyro.validation_enabled(validate))
@@ -198,7 +209,7 @@ def fit(
                 # refuse.
                 gradient_clip_val=training.gradient_clip if module.automatic_optimization else None,
                 logger=list(loggers) or False,
-                callbacks=[*monitoring, *callbacks],
+                callbacks=[*monitoring, *further],
                 enable_progress_bar=progress_bar,
                 enable_model_summary=False,
                 **options,
@@ -214,7 +225,8 @@ def fit(
             module.load_state_dict(best["state_dict"])
     # What training tempers is part of what was fitted; the model is left as at its last step.
     vmtl.eval()
-    sentences = explain(diagnose(vmtl, tasks.dense().to(next(vmtl.parameters()).device)))
+    batch = tasks.dense().to(next(vmtl.parameters()).device)
+    sentences = explain(diagnose(vmtl, batch), vmtl)
     sentences += _kept_early(module)
     sentences += _in_another_unit(tasks)
     if log_warnings:
@@ -229,6 +241,7 @@ def fit(
         tasks.input_shape,
         pd.DataFrame(module.history),
         tuple(sentences),
+        tasks.columns,
     )
 
 
@@ -323,6 +336,20 @@ def _monitoring(
         stop = EarlyStopping("validation_nll", patience=patience, check_on_train_epoch_end=True)
         callbacks.append(stop)
     return keep, callbacks
+
+
+class _Progress(RichProgressBar):
+    """The trainer's, but that it counts epochs as people do: "Epoch 3/3" is the last of three."""
+
+    def on_train_epoch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        super().on_train_epoch_start(trainer, pl_module)
+        bar = self.train_progress_bar_id
+        if self.progress is not None and bar is not None:
+            counted = f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self.progress.update(bar, description=counted)
+            self.refresh()
 
 
 def _quiet() -> ExitStack:

@@ -11,6 +11,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from pyro_vmtl.data import TableColumns
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.fit import FittedVMTL
 from pyro_vmtl.model import assemble, from_plain, to_plain
@@ -23,6 +24,9 @@ _TENSORS, _DESCRIPTION = "model.safetensors", "model.json"
 
 def save(fitted: FittedVMTL, path: str | Path) -> Path:
     """Write a fitted model into a folder, whole or not at all.
+
+    Of a model trained on a table, it keeps which columns were what and what the features were
+    standardised by, so that new rows can be read for it (:func:`pyro_vmtl.read_rows`).
 
     :param path: a folder that does not exist yet.
     :return: the folder.
@@ -43,6 +47,7 @@ def save(fitted: FittedVMTL, path: str | Path) -> Path:
             "classes": fitted.classes,
             "outputs": fitted.outputs,
             "input_shape": fitted.input_shape,
+            "columns": None if fitted.columns is None else fitted.columns.to_plain(),
             "tempering": fitted.vmtl.tempering,
             "warnings": fitted.warnings,
         }
@@ -86,6 +91,8 @@ def load(path: str | os.PathLike[str], **own: Any) -> FittedVMTL:
     )
     assert names is not None
     input_shape = tuple(description["input_shape"])
+    plain = description.get("columns")  # models of earlier versions do not say
+    columns = None if plain is None else TableColumns.from_plain(plain)
     count = len(classes) if classes is not None else len(outputs or ("y",))
     vmtl = assemble(settings, len(names), count, input_shape, classes is not None)
     try:
@@ -104,4 +111,5 @@ def load(path: str | os.PathLike[str], **own: Any) -> FittedVMTL:
         input_shape,
         pd.DataFrame(),
         tuple(description["warnings"]),
+        columns,
     )

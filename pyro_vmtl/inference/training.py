@@ -226,7 +226,11 @@ class TrainingModule(lightning.LightningModule):
         rest = [parameter for parameter in self.parameters() if id(parameter) not in theirs]
         groups = [{"params": rest, "lr": 1.0}]
         if scales:
-            groups.append({"params": scales, "lr": self.settings.scale_rate})
+            # Gradients of scales fall by orders of magnitude, and Adam divides by what it remembers
+            # of them: what learns faster has to forget faster.
+            rate = self.settings.scale_rate
+            forgetful = (0.9, max(0.9, 1 - 0.001 * rate))  # (0.9, 0.999), Adam's own, at rate 1
+            groups.append({"params": scales, "lr": rate, "betas": forgetful})
         optimizer = torch.optim.Adam(groups, weight_decay=self.settings.weight_decay)
         schedule = self.settings.learning_rate
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -347,7 +351,40 @@ class TrainingModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
         checkpoint["random_state"] = torch.get_rng_state()
+        checkpoint["gradient_weighting"] = self._gradient_weighting
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # The trainer counts the steps of one kind of optimisation: schedules would start anew.
+        saved = checkpoint.get("gradient_weighting", self._gradient_weighting)
+        if (saved is None) != (self._gradient_weighting is None):
+            raise InputError(
+                f"task_weighting is {self.settings.task_weighting!r}, and the checkpoint comes "
+                f"from training with {saved!r}; expected gradients to be weighed in both or in "
+                "neither"
+            )
         self.history = list(checkpoint["history"])
         self._random_state = checkpoint["random_state"]
+        self._keep_settings(checkpoint)
+
+    @property
+    def _gradient_weighting(self) -> str | None:
+        return None if self._gradients is None else self.settings.task_weighting
+
+    def _keep_settings(self, checkpoint: dict[str, Any]) -> None:
+        """Put the settings of this run in the place of those of the run that is resumed.
+
+        Beside what was learned, the states of optimiser, scheduler and early stopping hold learning
+        rates, weight decay and patience; all else is asked of the settings at every step.
+        """
+        groups = self.configure_optimizers()["optimizer"].state_dict()["param_groups"]
+        for group in groups:
+            rate = self.settings.learning_rate(checkpoint["global_step"], self.total_steps)
+            group["lr"] = rate * group["initial_lr"]
+        for state in checkpoint["optimizer_states"]:
+            state["param_groups"] = groups
+        for state in checkpoint["lr_schedulers"]:
+            state["base_lrs"] = [group["initial_lr"] for group in groups]
+        if self._trainer is not None:  # a module can be loaded without one
+            for callback in self.trainer.early_stopping_callbacks:
+                stopping = checkpoint.get("callbacks", {}).get(callback.state_key, {})
+                stopping["patience"] = callback.patience

@@ -54,6 +54,7 @@ from pyro_vmtl.inspection.plots import (
 )
 from pyro_vmtl.inspection.relatedness import (
     independence,
+    partitions,
     rank_correlations,
     related_pairs,
     relatedness,
@@ -97,6 +98,7 @@ __all__ = [
     "leave_out_task",
     "out_of_distribution_auroc",
     "out_of_distribution_table",
+    "partitions",
     "pit_histogram",
     "pit_values",
     "plot_bands",

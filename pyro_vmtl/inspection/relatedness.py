@@ -15,6 +15,7 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.fit import FittedVMTL
 from pyro_vmtl.inspection.draws import (
     BASE,
+    borrowing_of,
     is_relaxation,
     other_names,
     relatedness_before_data,
@@ -23,6 +24,7 @@ from pyro_vmtl.inspection.draws import (
     responsibility_draws,
     sums_to_one,
 )
+from pyro_vmtl.model import ClusteredBorrowing
 
 __all__ = [
     "COLUMNS",
@@ -32,6 +34,7 @@ __all__ = [
     "highest_density_interval",
     "independence",
     "is_gated",
+    "partitions",
     "rank_correlations",
     "related_pairs",
     "relatedness",
@@ -78,11 +81,13 @@ def relatedness(
     the draws is then the noise of the relaxation, and not what the data left open. The table is
     empty where nothing borrows.
 
+    :param fitted: of :func:`pyro_vmtl.fit` or :func:`pyro_vmtl.load`.
     :param num_samples: draws.
     :param seed: of the draws.
     :param hdi_prob: in (0, 1).
-    :raises InputError: for numbers out of range.
+    :raises InputError: for numbers out of range, or what is no fitted model.
     """
+    _check_fitted(fitted)
     if num_samples < 1:
         raise InputError(f"num_samples is {num_samples}; expected at least 1.")
     if not 0 < hdi_prob < 1:
@@ -102,6 +107,90 @@ def relatedness(
     }
     table.attrs["hdi_prob"] = hdi_prob
     return table
+
+
+def _check_fitted(given: object) -> None:
+    if not isinstance(given, FittedVMTL):
+        raise InputError(
+            f"the model is a {type(given).__name__}; expected a FittedVMTL, as pyro_vmtl.fit and "
+            "pyro_vmtl.load return it."
+        )
+
+
+def partitions(fitted: FittedVMTL, site: str = "weights") -> pd.DataFrame:
+    """Which clusters the tasks may fall into, all together: the partitions that were drawn.
+
+    :func:`relatedness` says it pair by pair. Here a row is a partition of all tasks, the most
+    probable first:
+
+    - ``partition``: the clusters, a tuple of the names of its tasks each, in the tasks' order;
+    - ``probability``: its share of the draws;
+    - ``clusters``: how many there are, lone tasks included;
+    - ``spread``: s, how far the tasks of a cluster lie from its centre where 1 is the scale of all
+      weights, averaged over the partition's draws; NaN where every task is alone;
+    - ``correlation``: 1 - s², by which tasks of a cluster correlate, likewise.
+
+    The draws are those that training kept: ``attrs["draws"]`` is their number, and a probability
+    no finer than one over it.
+
+    Example::
+
+        table = partitions(fitted)
+        clusters = table["partition"].iloc[0]  # (("task 0", "task 3"), ("task 1", "task 2"))
+
+    :param fitted: a model whose pool is :class:`pyro_vmtl.Clustered`.
+    :param site: what is borrowed: ``weights``, or ``representations`` where they borrow by that
+        pool too.
+    :raises InputError: for another pool, or what is no fitted model.
+    """
+    _check_fitted(fitted)
+    borrowing = _clustered(fitted, site)
+    labels = borrowing.labels.cpu().numpy()
+    # Numbers of clusters mean nothing: a cluster is called by the first of its tasks.
+    first = (labels[:, :, None] == labels[:, None, :]).argmax(-1)
+    found, row_of, counts = np.unique(first, axis=0, return_inverse=True, return_counts=True)
+    spreads = borrowing.spreads.double().cpu().numpy()
+    row_of = row_of.reshape(-1)
+    rows = []
+    for number in np.argsort(-counts, kind="stable"):
+        clusters = [
+            tuple(np.array(fitted.names, dtype=object)[found[number] == label].tolist())
+            for label in np.unique(found[number])
+        ]
+        spread = spreads[row_of == number]
+        # Of lone tasks s says nothing: its draws are then those of its prior.
+        shared = len(clusters) < len(fitted.names)
+        rows.append(
+            {
+                "partition": tuple(clusters),
+                "probability": counts[number] / len(labels),
+                "clusters": len(clusters),
+                "spread": spread.mean() if shared else np.nan,
+                "correlation": (1 - spread**2).mean() if shared else np.nan,
+            }
+        )
+    table = pd.DataFrame(rows)
+    table.attrs["draws"] = len(labels)
+    return table
+
+
+def _clustered(fitted: FittedVMTL, site: str) -> ClusteredBorrowing:
+    names = {"weights": "pool", "representations": "representation_pool"}
+    if site not in names:
+        raise InputError(f"the site is {site!r}; expected one of {list(names)}.")
+    if len(fitted.names) == 1:
+        raise InputError(
+            f"the model has one task, {fitted.names[0]!r}; expected two at least, to be parted."
+        )
+    borrows = site in fitted.vmtl.borrowing
+    borrowing = borrowing_of(fitted.vmtl, site) if borrows else None
+    if not isinstance(borrowing, ClusteredBorrowing):
+        pool = getattr(fitted.settings, names[site])
+        raise InputError(
+            f"the {names[site]} is {type(pool).__name__}, which draws no partitions of tasks; "
+            "expected Clustered (relatedness() tells of every pool)."
+        )
+    return borrowing
 
 
 def _site_table(

@@ -114,8 +114,11 @@ class Borrowing(nn.Module):
         index = self.slot_of_component.unsqueeze(-2)
         return padded.gather(-1, index.expand(*padded.shape[:-1], index.shape[-1]))
 
-    def observe(self, lenders: Gaussians) -> None:
-        """Called in training with what :meth:`prior` will see; some learn from it."""
+    def observe(self, lenders: Gaussians, moments: Tensor | None = None) -> None:
+        """Called in training with what :meth:`prior` will see; some learn from it.
+
+        :param moments: see :attr:`Lenders.moments`.
+        """
 
     def advance(self) -> None:
         """Called when an iteration has been made, that is, its gradient taken."""

@@ -25,7 +25,7 @@ from pyro_vmtl.model.pools import Pool
 
 __all__ = ["Clustered", "ClusteredBorrowing"]
 
-_CHAINS, _SWEEPS, _KEPT = 8, 10, 8
+_CHAINS, _SWEEPS, _KEPT = 8, 5, 4
 
 
 class ClusteredBorrowing(Borrowing):
@@ -48,7 +48,8 @@ class ClusteredBorrowing(Borrowing):
     rows: Tensor
     scales: Tensor
     factors: Tensor
-    refresh_every = 25
+    of_chains: Tensor
+    refresh_every = 50
     names_of_draws = ("labels", "spreads", "scales", "factors")
 
     def _add_slots(self) -> None:
@@ -68,6 +69,8 @@ class ClusteredBorrowing(Borrowing):
         draws = Partitions.at_start(start.repeat(count, 1))
         for name, values in zip(self.names_of_draws, draws, strict=True):
             self.register_buffer(name, values)
+        # s, tau and kappa where the chains of partitions stand: they are not those of the lending.
+        self.register_buffer("of_chains", torch.stack(draws[1:])[:, -_CHAINS:].clone())
         self.register_buffer("steps", torch.tensor(0))
         # Twins of the buffers, so that no step waits for a device to answer.
         self._steps, self._observed_at = 0, -1
@@ -95,6 +98,7 @@ class ClusteredBorrowing(Borrowing):
             for name in self.names_of_draws:
                 buffer = getattr(self, name)
                 buffer.resize_(len(labels), *buffer.shape[1:])
+            state_dict.setdefault(f"{prefix}of_chains", self.of_chains)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._steps, self._observed_at = int(self.steps), -1
         self.rows = self._rows()
@@ -116,7 +120,7 @@ class ClusteredBorrowing(Borrowing):
         return self.relatedness_posterior()
 
     @torch.no_grad()
-    def observe(self, lenders: Gaussians) -> None:
+    def observe(self, lenders: Gaussians, moments: Tensor | None = None) -> None:
         """Go on sampling partitions where it is due, and pool the lenders anew."""
         if lenders.loc.is_meta:
             return  # there is nothing to see
@@ -125,11 +129,31 @@ class ClusteredBorrowing(Borrowing):
         evidence = evidence_of(lenders)
         generator = torch.Generator(device=lenders.loc.device)
         generator.manual_seed(self._steps)  # so that a resumed run repeats
-        here = Partitions(*(values[-_CHAINS:] for values in self.partitions))
+        here = Partitions(self.labels[-_CHAINS:], *self.of_chains)
         known = self.pool.known is not None
-        draws, _ = sample_partitions(
-            evidence, here, _SWEEPS, _KEPT, self.pool.concentration, generator, known
+        if known:
+            moments = None  # they are for finding out who belongs together
+        draws, here = sample_partitions(
+            evidence,
+            here,
+            _SWEEPS,
+            _KEPT,
+            self.pool.concentration,
+            generator,
+            known=known,
+            moments=moments,
         )
+        self.of_chains.copy_(torch.stack(here[1:]))
+        if moments is not None:
+            # Lent is each weight's evidence by itself, with parameters that fit such evidence.
+            at = (values[-_CHAINS:].repeat(_KEPT) for values in self.partitions[1:])
+            draws, _ = sample_partitions(
+                evidence,
+                Partitions(draws.labels, *at),
+                2 * _SWEEPS,
+                generator=generator,
+                known=True,
+            )
         for name, values in zip(self.names_of_draws, draws, strict=True):
             getattr(self, name).resize_(values.shape).copy_(values)
         self.rows = self._rows()

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.evaluation import evaluating
+from pyro_vmtl.model.likelihoods import Likelihood
 from pyro_vmtl.model.pools import Standard
 
 if TYPE_CHECKING:
     from pyro_vmtl.model.vmtl import VMTL
 
 __all__ = ["Anchored", "Lenders", "Recursive"]
+
+_RENEWAL = 0.1  # of the moments of features in an iteration: the encoder learns, batches are small
 
 
 class Lenders(nn.Module):
@@ -62,6 +66,18 @@ class Lenders(nn.Module):
 
     def advance(self) -> None:
         """Called when an iteration has been made, that is, its gradient taken."""
+
+    def observe(self, features: Tensor, counts: Tensor) -> None:
+        """Called at the end of an iteration with what the weights were applied to.
+
+        :param features: representations, the bias's 1 included, ``[T, B, q]``.
+        :param counts: for how many samples each stands, ``[T, B]``; 0 for none.
+        """
+
+    @property
+    def moments(self) -> Tensor | None:
+        """Second moments of the features, ``[T, q, q]``, float64; None where they are not known."""
+        return None
 
     def programs(self) -> list[VMTL]:
         """Further models whose ELBOs are to be trained beside the main one."""
@@ -112,11 +128,14 @@ class Anchored(Lenders):
 
     The anchor is a second program with the pool ``standard``: each task's evidence enters a
     borrower's prior once, as p(w_t | D_1:T without t) demands. It is trained in the same pass (its
-    loss is added), reads the main encoder's output detached, and only its posteriors are lent.
+    loss is added), reads the main encoder's output and the parameters of the main likelihood (the
+    noise of a regression) detached, and only its posteriors are lent.
     """
 
     anchor: VMTL
     own_evidence = True
+    second_moments: Tensor
+    observed: Tensor
 
     def bind(self, vmtl: VMTL) -> None:
         encoder: Encoder
@@ -129,12 +148,38 @@ class Anchored(Lenders):
             vmtl.num_tasks,
             encoder,
             copy.deepcopy(vmtl.classifier),
-            copy.deepcopy(vmtl.likelihood),
+            _DetachedLikelihood(vmtl.likelihood),
             pool=Standard(),
         )
         self.anchor.tempering = vmtl.tempering  # one dictionary: both programs temper alike
         # A narrow start would pass for evidence until training has widened it.
         self.anchor.classifier.forget()
+        size = vmtl.classifier.event_shape[-1]
+        self.register_buffer("second_moments", torch.zeros(vmtl.num_tasks, size, size))
+        self.register_buffer("observed", torch.tensor(False))
+        self._observed = False  # the twin, so that no step waits for a device to answer
+
+    @torch.no_grad()
+    def observe(self, features: Tensor, counts: Tensor) -> None:
+        moments = (features * counts.unsqueeze(-1)).mT @ features
+        moments = moments / counts.sum(-1)[:, None, None].clamp_min(1e-12)
+        self.second_moments.lerp_(moments, _RENEWAL if self._observed else 1.0)
+        if not self._observed:
+            self._observed = True
+            self.observed.fill_(True)
+
+    @property
+    def moments(self) -> Tensor | None:
+        return self.second_moments.double() if self._observed else None
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for name, buffer in self._buffers.items():  # models of earlier versions lack them
+            state_dict.setdefault(f"{prefix}{name}", buffer)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if self._buffers:
+            self._observed = bool(self.observed)
 
     def weights(self, vmtl: VMTL) -> Gaussians | None:
         return self.anchor.classifier.gaussians().detach()
@@ -161,4 +206,25 @@ class _Detached(Encoder):
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         with torch.no_grad():
             out: dist.TorchDistribution = self._encoder[0](x)
+        return out
+
+
+class _DetachedLikelihood(Likelihood):
+    """The main program's likelihood, whose parameters it learns, not the anchor.
+
+    An anchor that starts as wide as N(0, I) takes all it sees for noise at first. With a noise
+    scale of its own it would still believe so when the main program has long known better, and lend
+    next to nothing.
+    """
+
+    def __init__(self, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.num_outputs = likelihood.num_outputs
+        self.num_classes = likelihood.num_classes
+        self._likelihood = (likelihood,)  # in a tuple: not a submodule
+
+    def forward(self, representations: Tensor, weights: Tensor) -> dist.TorchDistribution:
+        likelihood = self._likelihood[0]
+        fixed = {name: value.detach() for name, value in likelihood.named_parameters()}
+        out: dist.TorchDistribution = functional_call(likelihood, fixed, (representations, weights))
         return out

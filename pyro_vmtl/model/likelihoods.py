@@ -5,7 +5,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-__all__ = ["CategoricalLikelihood", "GaussianLikelihood", "Likelihood", "linear_predictor"]
+__all__ = [
+    "CategoricalLikelihood",
+    "GaussianLikelihood",
+    "Likelihood",
+    "linear_predictor",
+    "with_bias",
+]
 
 
 def linear_predictor(representations: Tensor, weights: Tensor) -> Tensor:
@@ -21,6 +27,13 @@ def linear_predictor(representations: Tensor, weights: Tensor) -> Tensor:
     if weights.shape[-1] > features:
         out = out + weights[..., features].unsqueeze(-2)
     return out
+
+
+def with_bias(representations: Tensor, columns: int) -> Tensor:
+    """What weights with so many columns are applied to, ``[..., columns]``: z, and 1 for a bias."""
+    if columns == representations.shape[-1]:
+        return representations
+    return torch.cat([representations, torch.ones_like(representations[..., :1])], -1)
 
 
 class Likelihood(nn.Module):

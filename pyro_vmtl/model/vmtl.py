@@ -19,7 +19,7 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.lenders import Lenders, Recursive
-from pyro_vmtl.model.likelihoods import Likelihood
+from pyro_vmtl.model.likelihoods import Likelihood, with_bias
 from pyro_vmtl.model.pools import Mixture, Pool, Standard
 from pyro_vmtl.model.posteriors import WeightsPosterior
 
@@ -160,12 +160,12 @@ class VMTL(PyroModule):
         return [self, *(self.lenders.programs() if self.borrowing else [])]
 
     def scale_parameters(self) -> list[nn.Parameter]:
-        """What the standard deviations of the posteriors of weights and layers are made of."""
+        """What standard deviations are made of: of weights, of layers, and of noise on targets."""
         return [
             parameter
-            for module in (self.classifier, self.encoder)
+            for module in (self.classifier, self.encoder, self.likelihood)
             for name, parameter in module.named_parameters()
-            if name.endswith("raw_scale")
+            if name.endswith(("raw_scale", "raw_noise"))
         ]
 
     def set_temperature(self, temperature: float) -> None:
@@ -220,7 +220,9 @@ class VMTL(PyroModule):
     ) -> dist.TorchDistribution:
         borrowing = self._borrowing(site)
         if self.training and torch.is_grad_enabled():
-            borrowing.observe(lenders)
+            # Moments are those of what the weights are applied to.
+            moments = self.lenders.moments if site == "weights" else None
+            borrowing.observe(lenders, moments)
         return borrowing.prior(draw, lenders, present)
 
     def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution:
@@ -312,10 +314,13 @@ class VMTL(PyroModule):
 
         def made(gradient: Tensor) -> None:
             handle.remove()  # a gradient that is taken in parts is one iteration all the same
+            means = representations.mean.detach()
             if self.borrowing:
+                features = with_bias(means, self.classifier.event_shape[-1])
+                self.lenders.observe(features, batch.mask * batch.scale)
                 self._advance()
             if self.classifier.observes:
-                self.classifier.observe(batch, representations.mean.detach())
+                self.classifier.observe(batch, means)
 
         handle = weights.register_hook(made)
 

@@ -7,12 +7,13 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pyro_vmtl.data import TaskSplits
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import TrainingSettings
 from pyro_vmtl.model import Architecture, Encoder, Settings
+from pyro_vmtl.runs.refusals import sentence_of
 
 __all__ = ["Plan", "config_folder", "read_plan", "repeatable"]
 
@@ -109,6 +110,8 @@ def _sentence(error: Exception, name: str) -> str:
         cause = cause.__cause__
         if isinstance(cause, InputError):
             return str(cause)
+    if isinstance(cause, MissingMandatoryValue):
+        return sentence_of(cause)
     return f"the configuration of {name} cannot be used: {str(cause).splitlines()[0]}"
 
 

@@ -31,6 +31,7 @@ from pyro_vmtl.model import Identity, Settings, Standard
 from pyro_vmtl.runs.configuration import Plan, read_plan, repeatable
 from pyro_vmtl.runs.fits import fit_plan, predict_held_out, versions
 from pyro_vmtl.runs.folder import RunFolder
+from pyro_vmtl.runs.processes import in_parallel
 from pyro_vmtl.runs.report import write_report
 from pyro_vmtl.runs.scaling import check_scaling, scale_run
 
@@ -40,19 +41,44 @@ _log = logging.getLogger(__name__)
 
 Scores = dict[str, dict[str, float | None]]
 _SNAPSHOTS = 20
+# What a run writes before it has trained an epoch and writes a history.
+_BEFORE_TRAINING = ("config.yaml", "splits", "tensorboard", "checkpoints")
 
 
-def run_experiment(config: DictConfig, folder: RunFolder, console: Console) -> FittedVMTL:
+def run_experiment(config: DictConfig, folder: RunFolder | None, console: Console) -> FittedVMTL:
     """Do what a configuration says and write all of it into the folder.
 
+    Where that fails before an epoch was trained, the folder is left as it was found, so that the
+    next try can have it.
+
     :param config: a composed configuration; see ``configs/``.
-    :param folder: an empty run folder.
+    :param folder: an empty run folder; None in a further process of a run
+        (:mod:`pyro_vmtl.runs.processes`), which trains along and does nothing else.
     :param console: where progress and the test table are shown.
+    :raises InputError: says what in the configuration cannot be used.
     """
-    started = time.perf_counter()
+    if folder is None:
+        plan = _plan(config)
+        return fit_plan(plan, config.seed, resume=config.ckpt_path, log_warnings=False)
+    try:
+        return _run(config, folder, console)
+    except BaseException:
+        if not (folder.path / "metrics.csv").exists():
+            folder.discard(_BEFORE_TRAINING)
+        raise
+
+
+def _plan(config: DictConfig) -> Plan:
+    """The plan, once it is sure that it can be carried out to the end."""
     plan = read_plan(config)
     _check(config, plan)
     check_scaling(config.temperature_scaling, plan.splits)
+    return plan
+
+
+def _run(config: DictConfig, folder: RunFolder, console: Console) -> FittedVMTL:
+    started = time.perf_counter()
+    plan = _plan(config)
     folder.write_text("config.yaml", repeatable(config, folder.path))
     console.print(_introduction(plan))
     if isinstance(plan.splits, ImageSplits):
@@ -222,12 +248,17 @@ def baselines(plan: Plan, config: DictConfig) -> dict[str, Scores]:
         )
     elif isinstance(encoder, Identity):
         choices["single-task"] = plain
+    # The further processes of a run in several have ended by now.
+    alone: dict[str, Any] = {}
+    if in_parallel(plan.trainer):
+        alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     scores = {}
     for name, settings in choices.items():
         fitted = fit_plan(
             dataclasses.replace(plan, settings=settings),
             config.seed,
             log_warnings=False,  # they would pass for those of the model
+            **alone,
         )
         test = fitted.predict(plan.splits.test, config.num_samples, seed=config.seed)
         scores[name] = test.metrics()

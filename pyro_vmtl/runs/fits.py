@@ -7,6 +7,7 @@ from typing import Any
 import pyro_vmtl
 from pyro_vmtl.inference import FittedVMTL, Predictions, fit
 from pyro_vmtl.runs.configuration import Plan
+from pyro_vmtl.runs.processes import OwnNoise, in_parallel
 
 __all__ = ["fit_plan", "predict_held_out", "versions"]
 
@@ -21,13 +22,18 @@ def fit_plan(plan: Plan, seed: int, **options: Any) -> FittedVMTL:
     :param options: further ones of :func:`pyro_vmtl.fit`; they take the place of the plan's.
     """
     planned = {key: value for key, value in plan.trainer.items() if key != "tensorboard"}
+    options = {**planned, **options}
+    if in_parallel(options):
+        # A KL weight of 0 takes its term out of the loss, and with it the parameters of a prior.
+        options.setdefault("strategy", "ddp_find_unused_parameters_true")
+        options["callbacks"] = [*options.get("callbacks", ()), OwnNoise(seed)]
     return fit(
         plan.splits.train,
         plan.splits.validation,
         plan.settings,
         plan.training,
         seed=seed,
-        **{**planned, **options},
+        **options,
     )
 
 

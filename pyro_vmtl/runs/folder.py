@@ -3,8 +3,9 @@
 import json
 import math
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ class RunFolder:
     :raises InputError: where it cannot be made or written, or holds a run.
     """
 
+    _made: Sequence[Path] = ()  # folders made for it, from the inside out
+    _found: frozenset[str] | None = None  # what was in it before; None: a finished run's
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if (self.path / "config.yaml").exists():
@@ -30,8 +34,11 @@ class RunFolder:
                 f"the run folder {self.path} already holds a run; expected run_dir to be a new or "
                 "empty folder"
             )
+        around = [self.path, *self.path.parents]
+        self._made = [folder for folder in around if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._found = frozenset(entry.name for entry in self.path.iterdir())
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
@@ -61,6 +68,25 @@ class RunFolder:
             count += 1
             path = Path(parent) / f"{stamp}-{count}"
         return RunFolder(path)
+
+    def discard(self, names: Sequence[str]) -> None:
+        """Take back what a run has written that came to nothing, and the folders made for it.
+
+        :param names: of files and folders in it; what was there before the run stays.
+        """
+        for name in names:
+            path = self.path / name
+            if self._found is None or name in self._found:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        for folder in self._made:
+            try:
+                folder.rmdir()
+            except OSError:  # there is something else in it
+                break
 
     def write(self, name: str, writer: Callable[[Path], object]) -> Path:
         """Have ``writer`` write a file to the side, then put it in place.

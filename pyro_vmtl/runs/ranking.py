@@ -9,6 +9,7 @@ from pyro_vmtl.inference import FittedVMTL
 from pyro_vmtl.inspection.comparison import compare
 from pyro_vmtl.runs.configuration import Plan
 from pyro_vmtl.runs.fits import fit_plan
+from pyro_vmtl.runs.processes import refuse_parallel
 
 __all__ = ["rank_plans"]
 
@@ -33,6 +34,8 @@ def rank_plans(
         raise InputError("there is no prior to rank; expected one or more, pools=[standard,...]")
     if heldout not in ("validation", "test"):
         raise InputError(f"heldout is {heldout!r}; expected 'validation' or 'test'")
+    for plan in plans.values():
+        refuse_parallel(plan.trainer, "a ranking")
     splits = next(iter(plans.values())).splits
     part = getattr(splits, heldout)
     if not bool(part.labelled.any()):

@@ -159,6 +159,8 @@ def _facts(run: FinishedRun) -> list[str]:
     ]
     if run.sites:
         facts.append(f"lenders {run.setting('lenders')}")
+    if run.config.get("recipe") is not None:  # runs of earlier versions do not say
+        facts.insert(0, f"recipe {run.config['recipe']}")
     return [*facts, f"seed {run.config.get('seed')}"]
 
 

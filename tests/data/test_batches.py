@@ -212,6 +212,15 @@ class TestOrder:
         for other in ((0, 2, 3), (1, 0, 3), (1, 2, 0), (2, 1, 3), (3, 2, 1)):
             assert order(*other) != reference
 
+    def test_each_process_of_several_has_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tasks = make(self.labels)
+        batches = TaskBatches(tasks, batch_size=4)  # made before the processes know each other
+        first, second = (TaskBatches(tasks, batch_size=4, rank=rank) for rank in (0, 1))
+        assert self.order(batches) == self.order(first)
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+        assert self.order(batches) == self.order(second) != self.order(first)
+
     def test_does_not_depend_on_what_was_drawn_before(self) -> None:
         resumed = TaskBatches(make(self.labels), batch_size=4)
         resumed.set_epoch(5)

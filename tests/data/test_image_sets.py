@@ -460,6 +460,13 @@ class TestTrouble:
         with pytest.raises(InputError, match="holds no images"):
             image_domains(tmp_path, **OPTIONS)
 
+    def test_the_folder_is_looked_for_before_the_network(self, tmp_path: Path) -> None:
+        weights = tmp_path / "absent.pth"
+        with pytest.raises(InputError, match="nowhere' does not exist; expected a folder"):
+            office_caltech(tmp_path / "nowhere", weights=weights)
+        with pytest.raises(InputError, match=r"absent\.pth"):
+            office_caltech(tmp_path, weights=weights)
+
     def test_weights_of_no_network(self, make_tree: MakeTree) -> None:
         root = make_tree({"x/a": 2, "x/b": 2})
         with pytest.raises(InputError, match="given without features"):

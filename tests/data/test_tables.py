@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pyro_vmtl.data import TaskSet, read_table
+from pyro_vmtl.data import (
+    TableColumns,
+    TaskSet,
+    TaskSplits,
+    read_rows,
+    read_table,
+    split_table,
+    split_tasks,
+    standardise,
+)
 from pyro_vmtl.errors import InputError
 
 ROWS = """school,hours,age,grade
@@ -27,7 +42,7 @@ def csv(tmp_path: Path) -> Path:
     return path
 
 
-def read(path: Path, **options: object) -> TaskSet:
+def read(path: object, **options: object) -> TaskSet:
     return read_table(path, **{"task": "school", "target": "grade", **options})  # type: ignore[arg-type]
 
 
@@ -208,3 +223,235 @@ class TestTrouble:
         csv.write_text("school,hours,age,grade\n")
         with pytest.raises(InputError, match="has no row"):
             read(csv)
+
+    def test_a_name_that_two_columns_have(self) -> None:
+        frame = pd.DataFrame([["a", 1, 2, "x"]], columns=["school", "f", "f", "grade"])
+        with pytest.raises(InputError, match="the DataFrame has two columns 'f'"):
+            read(frame)
+
+    def test_what_is_no_table(self) -> None:
+        with pytest.raises(InputError, match="the table is a dict; expected the path"):
+            read({"school": ["a"]})
+
+
+def table(rows: int = 40, seed: int = 0) -> pd.DataFrame:
+    generator = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "clinic": generator.choice(["north", "south", "007"], rows),
+            "age": generator.normal(60, 10, rows),
+            "year": generator.integers(1990, 2020, rows),
+            "same": 0.1,
+            "ill": generator.choice(["no", "yes"], rows),
+            "stay": generator.normal(size=rows),
+            "cost": generator.normal(size=rows),
+        }
+    )
+
+
+FEATURES = ["age", "year", "same"]
+
+
+def parted(frame: pd.DataFrame, target: str | list[str] = "ill") -> TaskSplits:
+    return split_table(frame, "clinic", target, features=FEATURES)
+
+
+class TestFrames:
+    def test_a_frame_is_read_as_its_file_is(self, csv: Path) -> None:
+        frame = pd.read_csv(csv, dtype={"school": str})
+        tasks, expected = read(frame), read(csv)
+        assert tasks.names == expected.names
+        assert tasks.classes == expected.classes
+        assert tasks.x.equal(expected.x)
+        assert tasks.y.equal(expected.y)
+        assert tasks.columns == expected.columns
+
+    def test_a_frame_is_left_as_it_is(self) -> None:
+        frame = table().rename(columns={"age": 5})
+        before = frame.copy()
+        split_table(frame, "clinic", "ill", features=["5", "year"])
+        pd.testing.assert_frame_equal(frame, before)
+
+
+class TestStandardise:
+    def test_training_features_have_mean_0_and_deviation_1(self) -> None:
+        frame = table()
+        splits = parted(frame)
+        x = splits.train.x.double()
+        assert x.mean(0).abs().max() < 1e-5
+        assert x[:, :2].std(0, correction=0) == pytest.approx(torch.ones(2), abs=1e-5)
+        assert (x[:, 2] == 0).all()  # constant: centred, and not divided by what rounding leaves
+
+    def test_every_part_remembers_what_it_was_standardised_by(self) -> None:
+        splits = parted(table())
+        plain = split_tasks(read_table(table(), "clinic", "ill", features=FEATURES))
+        columns = splits.train.columns
+        assert columns is not None
+        assert columns.mean is not None
+        assert columns.deviation is not None
+        for part, unscaled in zip(splits, plain, strict=True):
+            assert part.columns == columns
+            back = part.x.double() * torch.tensor(columns.deviation) + torch.tensor(columns.mean)
+            assert torch.allclose(back, unscaled.x.double(), rtol=1e-6)
+
+    def test_parts_of_ones_own_are_standardised_alike(self) -> None:
+        plain = split_tasks(read_table(table(), "clinic", "ill", features=FEATURES))
+        for part, expected in zip(standardise(plain), parted(table()), strict=True):
+            assert part.x.equal(expected.x)
+
+    def test_once_is_enough(self) -> None:
+        with pytest.raises(InputError, match="standardised already"):
+            standardise(parted(table()))
+
+    def test_tasks_of_no_table(self) -> None:
+        tasks = TaskSet.from_arrays({"a": ([[1.0], [2.0]], ["x", "y"])})
+        with pytest.raises(InputError, match="does not say which columns"):
+            standardise(TaskSplits(tasks, tasks, tasks))
+
+
+class TestNewRows:
+    @pytest.mark.parametrize("target", ["ill", "stay", ["stay", "cost"]])
+    def test_old_rows_are_read_as_they_were(self, target: str | list[str]) -> None:
+        frame = table()
+        frame["row"] = range(len(frame))
+        splits = split_table(frame, "clinic", target, features=[*FEATURES, "row"])
+        tasks = read_rows(frame, like=splits.train)
+        assert tasks.names == splits.train.names
+        assert tasks.classes == splits.train.classes
+        assert tasks.outputs == splits.train.outputs
+        assert tasks.columns == splits.train.columns
+        for part in splits:
+            for x, y, task in zip(part.x, part.y, part.task, strict=True):
+                (row,) = (tasks.x[:, -1] == x[-1]).nonzero().flatten().tolist()
+                assert tasks.x[row].equal(x)
+                assert tasks.y[row].equal(y)
+                assert tasks.task[row] == task
+
+    @given(order=st.permutations(range(12)), kept=st.integers(1, 12))
+    def test_samples_have_the_order_of_the_rows(self, order: list[int], kept: int) -> None:
+        frame = table(12)
+        splits = parted(table())
+        shuffled = frame.iloc[order[:kept]]
+        whole, some = (read_rows(rows, like=splits.train) for rows in (frame, shuffled))
+        index = torch.tensor(order[:kept])
+        assert some.x.equal(whole.x[index])
+        assert some.y.equal(whole.y[index])
+        assert some.task.equal(whole.task[index])
+        names = [splits.train.names[t] for t in some.task.tolist()]
+        assert names == shuffled["clinic"].tolist()
+
+    @pytest.mark.parametrize("target", ["ill", "stay", ["stay", "cost"]])
+    def test_targets_may_be_missing(self, target: str | list[str]) -> None:
+        splits = parted(table(), target)
+        rows = table(5)
+        targets = [target] if isinstance(target, str) else target
+        absent = read_rows(rows.drop(columns=targets), like=splits.train)
+        assert not absent.labelled.any()
+        assert absent.y.dtype == splits.train.y.dtype
+        assert absent.y.shape[1:] == splits.train.y.shape[1:]
+        some = read_rows(rows.assign(**{targets[0]: [*rows[targets[0]][:4], None]}), splits.train)
+        assert some.labelled.tolist() == [True] * 4 + [False]
+
+    def test_columns_are_found_by_name_in_files_too(self, tmp_path: Path) -> None:
+        splits = parted(table())
+        rows = table(6, seed=1)
+        expected = read_rows(rows, like=splits.train)
+        turned = rows[rows.columns[::-1]].assign(more="text")
+        for name in ("rows.csv", "rows.parquet"):
+            tasks = read_rows(write(tmp_path / name, turned), like=splits.test)
+            assert torch.allclose(tasks.x, expected.x, atol=1e-5)
+            assert tasks.task.equal(expected.task)  # 007 is no number
+            assert tasks.y.equal(expected.y)
+
+    def test_classes_are_those_of_training(self) -> None:
+        splits = parted(table())
+        rows = table(4).assign(ill="yes")
+        assert set(read_rows(rows, like=splits.train).y.tolist()) == {1}
+        with pytest.raises(InputError, match="'perhaps'; expected one of 'no', 'yes'"):
+            read_rows(rows.assign(ill="perhaps"), like=splits.train)
+
+    def test_whole_numbers_of_a_frame_with_gaps_are_still_classes(self) -> None:
+        frame = table().assign(ill=np.arange(40) % 3)
+        splits = parted(frame)
+        rows = frame.head(4).assign(ill=[2.0, np.nan, 0.0, 1.0])
+        assert read_rows(rows, like=splits.train).y.tolist() == [2, -1, 0, 1]
+
+    def test_rows_that_will_not_do(self) -> None:
+        train = parted(table(), ["stay", "cost"]).train
+        rows = table(3)
+        for changed, said in (
+            (rows.drop(columns="age"), "no column 'age' in the DataFrame"),
+            (rows.drop(columns="clinic"), "no column 'clinic'"),
+            (rows.drop(columns="cost"), "no column 'cost'"),
+            (
+                rows.assign(clinic="east"),
+                r"row 1 .* is of the task 'east'; expected one of .*'007'",
+            ),
+            (rows.assign(age=np.nan), "row 1 .* has no value in the column 'age'"),
+            (rows.head(0), "the DataFrame has no row"),
+        ):
+            with pytest.raises(InputError, match=said):
+                read_rows(changed, like=train)
+
+    def test_what_it_cannot_be_like(self) -> None:
+        rows = table(3)
+        for thing in (rows, None, "model"):
+            said = f"like is a {type(thing).__name__}; expected a fitted model, or a task set"
+            with pytest.raises(InputError, match=said):
+                read_rows(rows, like=thing)  # type: ignore[arg-type]
+        tasks = TaskSet.from_arrays({"a": ([[1.0], [2.0]], ["x", "y"])})
+        with pytest.raises(InputError, match="does not say which columns"):
+            read_rows(rows, like=tasks)
+
+
+class TestColumns:
+    def test_they_come_back_from_json(self) -> None:
+        for columns in (
+            parted(table()).train.columns,
+            read_table(table(), "clinic", ["stay", "cost"], features=FEATURES).columns,
+        ):
+            assert columns is not None
+            plain = json.loads(json.dumps(columns.to_plain()))
+            assert TableColumns.from_plain(plain) == columns
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"mean": [0.0]},
+            {"mean": None},
+            {"deviation": [1.0, 0.0]},
+            {"deviation": [1.0, float("inf")]},
+            {"features": []},
+            {"features": ["age", "clinic"]},
+            {"targets": []},
+            {"targets": None},
+            {"mean": ["old", "new"]},
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, change: dict[str, object]) -> None:
+        plain = {
+            "task": "clinic",
+            "targets": ["ill"],
+            "features": ["age", "year"],
+            "mean": [60.0, 2000.0],
+            "deviation": [10.0, 5.0],
+        }
+        assert TableColumns.from_plain(plain).to_plain() == plain
+        with pytest.raises(InputError):
+            TableColumns.from_plain(plain | change)
+        with pytest.raises(InputError):
+            TableColumns.from_plain(list(plain))
+
+    def test_they_fit_the_task_set(self) -> None:
+        train = parted(table()).train
+        with pytest.raises(InputError, match=r"inputs have shape \[2\] .* has 3 columns"):
+            replace(train, x=train.x[:, :2])
+        assert replace(train, x=train.x[:, :2], columns=None).input_shape == (2,)
+        two = read_table(table(), "clinic", ["stay", "cost"], features=FEATURES)
+        with pytest.raises(InputError, match=r"\['stay', 'cost'\]; expected 1"):
+            replace(two, y=two.y[:, 0], outputs=("stay",))
+
+    def test_parts_of_a_task_set_keep_them(self) -> None:
+        train = parted(table()).train
+        for part in (train.subset(torch.tensor([0])), train.select(["007"]), train.to("cpu")):
+            assert part.columns == train.columns

@@ -25,7 +25,8 @@ from pyro_vmtl.distributions import (
     pooled_prior,
     sample_partitions,
 )
-from pyro_vmtl.distributions.partition import _of_centre, _split_or_merge, _sweep
+from pyro_vmtl.distributions.evidence import blocks_of, of_centre
+from pyro_vmtl.distributions.partition import _split_or_merge, _sweep
 
 Array = npt.NDArray[np.float64]
 
@@ -97,6 +98,39 @@ def _log_marginal(
     return total
 
 
+def _log_marginal_of_few_samples(
+    evidence: Evidence,
+    moments: torch.Tensor,
+    labels: list[int],
+    spread: float,
+    scale: float = 1.0,
+    factor: float = 1.0,
+) -> float:
+    """The same where tasks measured combinations of the weights of each output, dense."""
+    size, num_tasks = moments.shape[-1], len(labels)
+    prior = scale**2 * _covariance(labels, spread)
+    total = -0.5 * math.log2(scale) ** 2 - math.log(factor)
+    means = (evidence.shift / (1 + evidence.precision)).view(num_tasks, -1, size).numpy()
+    roots = evidence.precision.sqrt().view(num_tasks, -1, size).numpy()
+    for output in range(means.shape[1]):
+        directions: list[Array] = []
+        noises, estimates, tasks = [], [], []
+        for task in range(num_tasks):
+            each: Array = roots[task, output] / np.sqrt(np.diag(moments[task].numpy()))
+            values, vectors = np.linalg.eigh(np.outer(each, each) * moments[task].numpy())
+            for value, vector in zip(values, vectors.T, strict=True):
+                if value >= 0.05:
+                    directions.append(vector)
+                    noises.append(1 / (factor * value))
+                    estimates.append((1 + value) / value * vector @ means[task, output])
+                    tasks.append(task)
+        along, measured = np.array(directions), np.array(estimates)
+        covariance: Array = prior[np.ix_(tasks, tasks)] * (along @ along.T) + np.diag(noises)
+        total -= 0.5 * float(measured @ np.linalg.solve(covariance, measured))
+        total -= 0.5 * float(np.linalg.slogdet(covariance)[1])
+    return total
+
+
 def _partitions(num_tasks: int) -> Iterator[list[int]]:
     """Every partition once: clusters are numbered in the order in which they appear."""
     if num_tasks == 0:
@@ -117,11 +151,22 @@ def _log_prior(labels: list[int], concentration: float) -> float:
     return float(np.logaddexp.reduce(of_each) + sum(math.lgamma(size) for size in sizes))
 
 
-def _exact(evidence: Evidence, partitions: list[list[int]], concentration: float) -> Array:
+def _exact(
+    evidence: Evidence,
+    partitions: list[list[int]],
+    concentration: float,
+    moments: torch.Tensor | None = None,
+) -> Array:
     """The posterior, ``[partition, s, tau, kappa]``, by adding up all there is."""
+
+    def log_marginal(labels: list[int], *parameters: float) -> float:
+        if moments is None:
+            return _log_marginal(evidence, labels, *parameters)
+        return _log_marginal_of_few_samples(evidence, moments, labels, *parameters)
+
     log_joint = np.array(
         [
-            _log_prior(labels, concentration) + _log_marginal(evidence, labels, *parameters)
+            _log_prior(labels, concentration) + log_marginal(labels, *parameters)
             for labels in partitions
             for parameters in product(SPREADS, SCALES, FACTORS)
         ]
@@ -257,19 +302,27 @@ class TestPooledPrior:
 
 class TestGibbsSampling:
     @pytest.mark.parametrize(
-        ("num_tasks", "concentration", "strength"), [(2, 1.0, 2.0), (3, 0.5, 8.0)]
+        ("num_tasks", "concentration", "strength", "samples"),
+        [(2, 1.0, 2.0, None), (3, 0.5, 8.0, None), (2, 1.0, 4.0, 2), (3, 0.5, 8.0, 2)],
     )
     def test_visits_partitions_and_parameters_as_often_as_they_are_probable(
-        self, num_tasks: int, concentration: float, strength: float
+        self, num_tasks: int, concentration: float, strength: float, samples: int | None
     ) -> None:
-        evidence = _evidence(num_tasks, 3, seed=1, strength=strength)
+        entries, moments = 3, None
+        if samples is not None:  # so many measured weights of two outputs, three each
+            entries, generator = 6, torch.Generator().manual_seed(5)
+            features = torch.randn(num_tasks, samples, 3, generator=generator).double()
+            moments = features.mT @ features
+        evidence = _evidence(num_tasks, entries, seed=1, strength=strength)
         partitions = list(_partitions(num_tasks))
-        exact = _exact(evidence, partitions, concentration)
+        exact = _exact(evidence, partitions, concentration, moments)
 
         chains, keep = 400, 60
         start = Partitions.at_start(torch.arange(num_tasks).repeat(chains, 1))
         generator = torch.Generator().manual_seed(0)
-        draws, end = sample_partitions(evidence, start, 160, keep, concentration, generator)
+        draws, end = sample_partitions(
+            evidence, start, 160, keep, concentration, generator, moments=moments
+        )
         assert draws.labels.shape == (chains * keep, num_tasks)
         assert draws.labels[-chains:].equal(end.labels)
         index = {tuple(labels): i for i, labels in enumerate(partitions)}
@@ -317,7 +370,9 @@ class TestGibbsSampling:
         places = torch.multinomial(torch.from_numpy(exact), chains, True, generator=generator)
         index = {tuple(labels): i for i, labels in enumerate(partitions)}
         values = (torch.full((chains,), x).double() for x in (spread, 1.0, 1.0))
-        shift, precision, _ = _of_centre(evidence, *values)
+        blocks = blocks_of(evidence, None)
+        shift, precision, _ = of_centre(blocks.shift, blocks.precision, *values)
+        shift, precision = blocks.to_common(shift, precision)
         alpha = torch.full((chains,), concentration).double()
         for start, steps in ((torch.tensor(partitions)[places], 2), (None, 30)):
             labels = torch.zeros(chains, num_tasks).long() if start is None else start
@@ -336,8 +391,8 @@ class TestGibbsSampling:
         labels = torch.zeros(chains, num_tasks).long()
         labels = _sweep(
             labels,
-            shift.expand(chains, -1, -1),
-            precision,
+            shift.expand(chains, -1, -1).unsqueeze(-1),
+            precision[..., None, None],
             torch.ones(chains).double(),
             generator,
         )

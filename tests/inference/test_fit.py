@@ -11,7 +11,7 @@ import lightning
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressBar
 
 from pyro_vmtl.data import TaskSplits, clusters
 from pyro_vmtl.errors import InputError
@@ -78,6 +78,24 @@ class _Crash(Callback):
     ) -> None:
         if trainer.current_epoch == self.epoch:
             raise OSError("no power")
+
+
+class _Optimiser(Callback):
+    """Learning rate, how many times as fast scales learn, weight decay and patience at a step."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, float, float, int]] = []
+
+    def on_before_optimizer_step(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        rest, scales = optimizer.param_groups
+        (stopping,) = trainer.early_stopping_callbacks
+        decay = scales["weight_decay"]
+        self.seen.append((rest["lr"], scales["lr"] / rest["lr"], decay, stopping.patience))
 
 
 class TestASeed:
@@ -212,6 +230,43 @@ class TestResuming:
         with pytest.raises(InputError, match=r"last\.ckpt does not fit this version"):
             fit(splits.train, None, SETTINGS, TRAINING, resume=path)
 
+    def test_takes_the_settings_of_the_new_run(self, splits: TaskSplits, tmp_path: Path) -> None:
+        """Also those that the optimiser and early stopping write into a checkpoint."""
+        old = replace(TRAINING, epochs=2, patience=30)
+        new = replace(
+            TRAINING,
+            epochs=3,
+            learning_rate=Ramp(0.02, 0.01),
+            scale_rate=3.0,
+            weight_decay=0.1,
+            patience=7,
+        )
+        fit(splits.train, splits.validation, SETTINGS, old, checkpoints=tmp_path)
+        whole, resumed = _Optimiser(), _Optimiser()
+        fit(splits.train, splits.validation, SETTINGS, new, callbacks=[whole])
+        fit(
+            splits.train,
+            splits.validation,
+            SETTINGS,
+            new,
+            resume=tmp_path / "last.ckpt",
+            callbacks=[resumed],
+        )
+        assert whole.seen[-1] == pytest.approx((0.02 - 0.01 * 8 / 9, 3.0, 0.1, 7))
+        assert len(resumed.seen) == 3
+        assert resumed.seen == whole.seen[6:]  # every step of the third epoch
+
+    @pytest.mark.parametrize("names", [(None, "pcgrad"), ("pcgrad", None)])
+    def test_into_another_kind_of_optimisation_is_refused(
+        self, splits: TaskSplits, tmp_path: Path, names: tuple[Any, Any]
+    ) -> None:
+        pytest.importorskip("torchjd")
+        old, new = (replace(TRAINING, task_weighting=name) for name in names)
+        fit(splits.train, None, SETTINGS, old, checkpoints=tmp_path)
+        says = f"task_weighting is {names[1]!r}, .* from training with {names[0]!r}; expected"
+        with pytest.raises(InputError, match=says):
+            fit(splits.train, None, SETTINGS, new, resume=tmp_path / "last.ckpt")
+
     def test_does_not_go_back(self, splits: TaskSplits, tmp_path: Path) -> None:
         fit(splits.train, None, SETTINGS, TRAINING, checkpoints=tmp_path)
         fewer = replace(TRAINING, epochs=TRAINING.epochs - 1)
@@ -257,6 +312,36 @@ class TestTheHistory:
         ].sum(axis=1)
         pd.testing.assert_series_equal(history["elbo"], parts, check_names=False)
         assert history["validation_nll"].notna().all()
+
+
+class TestTheProgressBar:
+    def test_counts_epochs_from_one(
+        self, splits: TaskSplits, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shown: list[str] = []
+
+        class Look(Callback):
+            def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+                bar = trainer.progress_bar_callback
+                assert isinstance(bar, RichProgressBar)
+                shown.append(bar.train_progress_bar.description)
+
+        fit(splits.train, None, SETTINGS, TRAINING, progress_bar=True, callbacks=[Look()])
+        assert shown == [f"Epoch {epoch}/4" for epoch in (1, 2, 3, 4) for _ in range(3)]
+        assert "Epoch 4/4" in capsys.readouterr().out
+
+    def test_may_be_of_the_users_own(self, splits: TaskSplits) -> None:
+        bars: list[Any] = []
+
+        class Look(Callback):
+            def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+                bars.append(trainer.progress_bar_callback)
+
+        own = TQDMProgressBar()
+        fit(splits.train, None, SETTINGS, TRAINING, progress_bar=True, callbacks=[own, Look()])
+        assert bars == [own]
+        fit(splits.train, None, SETTINGS, TRAINING, callbacks=[Look()])
+        assert bars == [own, None]
 
 
 class TestTheBestEpoch:

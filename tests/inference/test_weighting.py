@@ -24,10 +24,11 @@ from pyro_vmtl.inference import (
     shared_parameters,
     task_losses,
 )
-from pyro_vmtl.inference.weighting import Aggregator
+from pyro_vmtl.inference.weighting import Aggregator, TaskWeighting
 from pyro_vmtl.model import (
     MLP,
     VMTL,
+    AmortisedWeights,
     Anchored,
     Architecture,
     BayesianLinear,
@@ -221,6 +222,16 @@ def _shared(vmtl: VMTL, gradients: dict[str, Tensor]) -> Tensor:
     return torch.cat([gradients[n].flatten() for n, _ in vmtl.named_parameters() if n in names])
 
 
+class _Counting:
+    """Lenders that count how often they are told that an iteration was made."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def advance(self) -> None:
+        self.count += 1
+
+
 @pytest.fixture
 def torchjd() -> Any:
     """The extra, without which there is nothing to test."""
@@ -310,6 +321,30 @@ class TestGradients:
         for parameter_name, parameter in vmtl.named_parameters():
             assert parameter.isfinite().all()
             assert not parameter.equal(before[parameter_name]), parameter_name
+
+    @pytest.mark.parametrize("name", [None, "uncertainty", "upgrad"])
+    def test_of_several_draws_make_one_iteration(self, name: TaskWeighting | None) -> None:
+        """Clusters are looked at again, and class means move, by iterations and not by draws."""
+        settings = Settings(MLP(5, hidden=(8,), dropout=0), Clustered(), classifier="amortised")
+        tasks, seen = _tasks(), []
+        for num_particles in (1, 3):
+            training = TrainingSettings(
+                epochs=2, steps_per_epoch=3, task_weighting=name, num_particles=num_particles
+            )
+            module = _module(_vmtl(settings), training, tasks)
+            vmtl, batch, lenders = module.vmtl, tasks.dense(), _Counting()
+            vmtl.lenders.advance = lenders.advance  # type: ignore[method-assign]
+            for step in range(2):
+                losses = module._elbo(batch)
+                if module._gradients is None:
+                    losses.backward()
+                else:
+                    module._gradients.backward(losses, vmtl)
+                assert lenders.count == step + 1
+                assert int(vmtl.get_buffer("borrowing.weights.steps")) == step + 1
+            assert isinstance(vmtl.classifier, AmortisedWeights)
+            seen.append(vmtl.classifier.counts.clone())
+        torch.testing.assert_close(seen[0], seen[1])
 
     def test_that_are_not_finite_end_training_with_a_sentence(self) -> None:
         training = TrainingSettings(epochs=1, steps_per_epoch=2, task_weighting="upgrad")

@@ -1,5 +1,7 @@
 """The relatedness table says what the guide says, by name."""
 
+import copy
+import dataclasses
 import io
 from collections.abc import Callable
 
@@ -21,6 +23,7 @@ from pyro_vmtl.inspection.relatedness import (
     highest_density_interval,
     independence,
     is_gated,
+    partitions,
     rank_correlations,
     related_pairs,
     relatedness,
@@ -334,3 +337,88 @@ def test_stability_needs_two_fits_of_the_same_tasks() -> None:
         relatedness_stability({0: table})
     with pytest.raises(InputError, match="seed 1"):
         relatedness_stability({0: table, 1: table_of([[0, 0.7], [0.4, 0]], base=[0.3, 0.6])})
+
+
+def with_draws(fitted: FittedVMTL, labels: list[list[int]], spreads: list[float]) -> FittedVMTL:
+    """The same model, but that these partitions were drawn."""
+    changed = dataclasses.replace(fitted, vmtl=copy.deepcopy(fitted.vmtl))
+    borrowing = changed.vmtl.borrowing["weights"]
+    borrowing.labels = torch.tensor(labels)
+    borrowing.spreads = torch.tensor(spreads, dtype=torch.float64)
+    return changed
+
+
+def test_partitions_are_counted_whatever_their_clusters_are_numbered(make_fit: MakeFit) -> None:
+    fitted, _ = make_fit("clustered")
+    labels = [[0, 1, 0, 1], [7, 2, 7, 2], [0, 1, 2, 3], [1, 0, 1, 0], [0, 0, 0, 0]]
+    found = partitions(with_draws(fitted, labels, [0.1, 0.2, 0.75, 0.3, 0.5]))
+    a, b, c, d = fitted.names
+    assert found["partition"].iloc[0] == ((a, c), (b, d))
+    assert set(found["partition"]) == {((a, c), (b, d)), ((a,), (b,), (c,), (d,)), ((a, b, c, d),)}
+    assert found["probability"].tolist() == [0.6, 0.2, 0.2]
+    assert dict(zip(found["partition"], found["clusters"], strict=True)) == {
+        ((a, c), (b, d)): 2,
+        ((a, b, c, d),): 1,
+        ((a,), (b,), (c,), (d,)): 4,
+    }
+    first = found.iloc[0]
+    assert first["spread"] == pytest.approx(0.2)
+    assert first["correlation"] == pytest.approx(1 - (0.01 + 0.04 + 0.09) / 3)
+    alone = found[found["clusters"] == 4].iloc[0]  # s of tasks without relatives says nothing
+    assert np.isnan(alone["spread"])
+    assert np.isnan(alone["correlation"])
+    assert found.attrs["draws"] == 5
+
+
+@given(
+    labels=st.integers(1, 12).flatmap(
+        lambda count: st.lists(
+            st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=count, max_size=count
+        )
+    )
+)
+def test_pairs_are_what_is_left_of_partitions(make_fit: MakeFit, labels: list[list[int]]) -> None:
+    fitted = with_draws(make_fit("clustered")[0], labels, [0.3] * len(labels))
+    found = partitions(fitted)
+    assert found["probability"].sum() == pytest.approx(1)
+    assert found["probability"].is_monotonic_decreasing
+    assert found["partition"].is_unique
+    for i, task in enumerate(fitted.names):
+        for j, other in enumerate(fitted.names):
+            together = found["partition"].map(
+                lambda parts, pair=(task, other): any(set(pair) <= set(part) for part in parts)
+            )
+            share = np.mean([row[i] == row[j] for row in labels])
+            assert found.loc[together, "probability"].sum() == pytest.approx(share)
+
+
+def test_the_partitions_of_a_fit_agree_with_its_relatedness(make_fit: MakeFit) -> None:
+    fitted, _ = make_fit("clustered")
+    found = partitions(fitted)
+    table = relatedness(fitted).set_index(["task", "other"])["probability"]
+    for (task, other), probability in table.items():
+        rows = [any({task, other} <= set(part) for part in parts) for parts in found["partition"]]
+        assert found.loc[rows, "probability"].sum() == pytest.approx(probability)
+
+
+def test_partitions_need_a_pool_that_draws_them(make_fit: MakeFit) -> None:
+    for settings, name in (("mixture", "Mixture"), ("power", "Power"), ("standard", "Standard")):
+        with pytest.raises(InputError, match=rf"the pool is {name}, .* expected Clustered"):
+            partitions(make_fit(settings)[0])
+    clustered, _ = make_fit("clustered")
+    with pytest.raises(InputError, match="the representation_pool is Standard"):
+        partitions(clustered, site="representations")
+    with pytest.raises(InputError, match="site is 'targets'"):
+        partitions(clustered, site="targets")
+    with pytest.raises(InputError, match="the model has one task"):
+        partitions(make_fit("clustered", num_tasks=1)[0])
+
+
+def test_what_is_no_fitted_model_is_refused(make_fit: MakeFit) -> None:
+    fitted, splits = make_fit("clustered")
+    for thing in (fitted.vmtl, splits.train, None, "model"):
+        said = f"the model is a {type(thing).__name__}; expected a FittedVMTL"
+        with pytest.raises(InputError, match=said):
+            relatedness(thing)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=said):
+            partitions(thing)  # type: ignore[arg-type]

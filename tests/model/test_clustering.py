@@ -336,7 +336,10 @@ def test_permuted_tasks_have_the_permuted_prior() -> None:
 SMALL = TrainingSettings(epochs=2, steps_per_epoch=15, validation_samples=4)
 
 
-def test_a_saved_model_has_the_partitions_and_the_prior(tmp_path: Path) -> None:
+def test_a_saved_model_has_the_partitions_and_the_prior(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClusteredBorrowing, "refresh_every", 10)  # before this short fit has ended
     splits = clusters(4, 2, samples=10, dimensions=3, test_samples=20)
     settings = Settings(Identity(), Clustered(concentration=0.5), lenders=Anchored, bias=False)
     fitted = fit(splits.train, splits.validation, settings, SMALL, accelerator="cpu")

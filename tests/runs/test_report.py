@@ -206,6 +206,7 @@ def test_training_ends_with_a_report_that_says_what_the_files_say(
     assert any("pairs of tasks" in str(found["alt"]) for found in formed) == bool(
         read_run(run).sites
     )
+    assert "recipe default" in page.text
     # The folder as it was given, from where the command ran.
     assert "pyro_vmtl.train --config-dir run --config-name config" in page.text
 

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 import pyro_vmtl as pv
 from pyro_vmtl.inspection import attributes, group_names, read_netcdf
+from pyro_vmtl.runs import write_report
 
 Train = Callable[..., Path]
 
@@ -178,69 +179,15 @@ def test_a_sweep_makes_a_folder_a_job(
     assert [run.parent.name for run in runs] == ["0", "1"]
 
 
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        ("data.shots=100", "shots is 100"),
-        ("trainer.epochs=abc", "epochs is 'abc'; expected a whole number"),
-        ("trainer.accelerator=tpu", "accelerator is 'tpu'; expected"),
-        ("trainer.accelerator=mps", "no float64"),
-        ("trainer.kl_weights.value=-1", "kl_weights reaches -1"),
-        ("trainer.learning_rate.value=0", "learning_rate reaches 0"),
-        ("ckpt_path=nowhere.ckpt", "the checkpoint nowhere.ckpt is not a file"),
-        ("pool=power pool.spread=wide", "spread is 'wide'; expected"),
-        ("trainer.learning_rate=0.1", "trainer.learning_rate.value=0.1"),
-        ("trainer.kl_weights.value=one", "value is 'one'; expected a number"),
-        ("num_samples=0", "num_samples is 0; expected a whole number of at least 1"),
-        ("num_samples=many", "num_samples is 'many'; expected a whole number"),
-        ("baselines=maybe", "baselines is 'maybe'; expected true or false"),
-        ("model.encoder.hidden=128", "hidden is 128; expected a list of widths"),
-        ("pool.known=abc", "known is 'abc'; expected the number of each task's cluster"),
-        ("temperature_scaling=often", "temperature_scaling is 'often'; expected true"),
-        ("temperature_scaling=1", "temperature_scaling is 1; expected true"),
-    ],
-)
-def test_what_cannot_be_used_is_one_sentence(
-    train: Train, capsys: pytest.CaptureFixture[str], override: str, sentence: str
+def test_the_recipe_is_named_and_so_it_is_by_the_repetition(
+    train: Train, clusters: tuple[str, ...]
 ) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        train(*override.split())
-    assert exit_.value.code == 2
-    error = capsys.readouterr().err
-    assert sentence in error
-    assert "Traceback" not in error
-    assert error.count("\n") == 1
-
-
-def test_an_unknown_config_is_named(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        train("data=nowhere")
-    assert exit_.value.code == 1
-    error = capsys.readouterr().err
-    assert "Could not find 'data/nowhere'" in error
-    assert "digit_domains" in error
-    assert "Traceback" not in error
-
-
-def test_a_folder_that_cannot_be_written_is_named(
-    train: Train, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SystemExit) as exit_:
-        train(name="file/run")
-    assert exit_.value.code == 2
-    assert "cannot be written" in capsys.readouterr().err
-
-
-def test_a_run_is_never_overwritten(
-    train: Train, clusters: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = train(*clusters)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(SystemExit):
-        train(*clusters)
-    assert "already holds a run" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    first = train(*clusters, "recipe=stl")
+    arguments = (f"--config-dir={first}", "--config-name=config")
+    second = train(*arguments, name="again", small=False)
+    for run in (first, second):
+        assert "recipe: stl\n" in (run / "config.yaml").read_text()
+        assert "<li>recipe stl</li>" in write_report(run).read_text()
 
 
 def test_help_explains(train: Train, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import time
 import traceback
@@ -24,6 +23,8 @@ from pyro_vmtl.runs.benchmark.grid import Cell, fingerprint
 from pyro_vmtl.runs.configuration import read_plan
 from pyro_vmtl.runs.fits import fit_plan, predict_held_out, versions
 from pyro_vmtl.runs.folder import RunFolder
+from pyro_vmtl.runs.processes import refuse_parallel
+from pyro_vmtl.runs.refusals import wants_traceback
 from pyro_vmtl.runs.scaling import check_scaling, scale_run
 
 __all__ = ["Result", "command", "read_results", "run_cell", "score"]
@@ -96,7 +97,7 @@ def run_cell(
         # Of any kind: the other cells are not to suffer for it.
         shown = _sentence(error)
         record = {"error": shown, "traceback": traceback.format_exc()}
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if wants_traceback():
             traceback.print_exc()
         shown = f"failed: {shown}"
     seconds = time.perf_counter() - started
@@ -136,6 +137,7 @@ def score(config: DictConfig) -> dict[str, Any]:
     """
     started = time.perf_counter()
     plan = read_plan(config)
+    refuse_parallel(plan.trainer, "a benchmark")
     check_scaling(config.temperature_scaling, plan.splits)
     loaded = time.perf_counter()
     fitted = fit_plan(plan, config.seed, progress_bar=False, log_warnings=False)

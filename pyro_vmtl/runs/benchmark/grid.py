@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pyro_vmtl.errors import InputError
+from pyro_vmtl.runs.refusals import sentence_of
 
 __all__ = ["Cell", "Dataset", "Grid", "Method", "Size", "fingerprint", "quoted", "read_grid"]
 
@@ -24,7 +25,7 @@ Size = int | float | str
 """How much training data, as the axis counts it; empty without an axis."""
 
 # What says where a run goes and what it shows, not what it computes.
-_NO_MATTER = ("ckpt_path", "baselines", "experiment", "run_dir")
+_NO_MATTER = ("ckpt_path", "baselines", "experiment", "recipe", "run_dir")
 _NO_MATTER_IN_TRAINER = ("progress_bar", "tensorboard")
 
 
@@ -178,9 +179,9 @@ def _fingerprints(overrides: Sequence[str], seeds: Sequence[int], title: str) ->
             composed.seed = seed
             marks.append(fingerprint(composed))
     except (HydraException, InputError, OmegaConfBaseException) as error:
-        first = str(error).strip().splitlines()[0]
         shown = shlex.join(overrides)
-        raise InputError(f"{title} cannot be trained (train {shown}): {first}") from error
+        reason = sentence_of(error)
+        raise InputError(f"{title} cannot be trained (train {shown}): {reason}") from error
     return marks
 
 

@@ -1,0 +1,215 @@
+"""How often posteriors have counted their data: the precision they have over what data say."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vmtl.data import Batch
+from pyro_vmtl.distributions import Gaussians
+from pyro_vmtl.model import (
+    VMTL,
+    BayesianLinearEncoder,
+    ClusteredBorrowing,
+    Encoder,
+    PerTask,
+    evaluating,
+    linear_predictor,
+)
+
+__all__ = ["evidence"]
+
+_DRAWS = 8
+_DROPOUT = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
+_NAMES = {"weights": "weights", "layers": "representations"}
+"""What has a posterior, and the site whose KL weight it takes."""
+
+_Information = dict[str, Tensor]
+"""By name what the data of each task add to the precision, ``[T, *event]``, at a KL weight of 1."""
+
+
+@torch.no_grad()
+def evidence(vmtl: VMTL, batch: Batch) -> dict[str, float]:
+    r"""Precisions that posteriors have beyond their prior's, over what data add to them.
+
+    What a task's data add to the precision of a weight is their Fisher information, expected over
+    the posterior and over the dropout that training has, divided by the KL weight:
+
+    - ``weights_evidence``: of the tasks' posteriors, the precision beyond N(0, I) over what the
+      data of *all* tasks together would add if every task shared one and the same weights: its own
+      data at its own posterior, the others' at the posteriors that are lent. 1 / T where each task
+      counts its own data once; more than 1 says that data were counted more than once, since there
+      are no more. The pool ``clustered`` infers the scale of the weights and the size of the noise:
+      there it is the precision beyond N(0, tau^2), and what is lent counts kappa times;
+    - ``lenders_evidence``: of anchored lenders, the precision beyond N(0, I) over what each task's
+      *own* data add. 1 where they have counted their data once;
+    - ``layers_evidence``, ``lenders_layers_evidence``: the same of the layers, where each task has
+      a :class:`pyro_vmtl.model.BayesianLinearEncoder` of its own.
+
+    Exact at the optimum of the ELBO: there a mean-field posterior has the precision of its prior
+    plus the information. For the likelihoods of this library; not for point estimates, whose scale
+    is 0, nor for encoders of the user's own that have layers. Dropout is that of PyTorch's dropout
+    layers; a function that drops out by itself is taken as in evaluation mode.
+
+    :param vmtl: a model; it is left as it was, but the random state moves on.
+    :param batch: training data; its ``scale`` makes a minibatch stand for the whole.
+    """
+    if vmtl.classifier.is_point:  # there is no scale
+        return {}
+    programs = vmtl.programs()
+    information = _information(programs, batch)
+    if information is None:
+        return {}
+    numbers = {}
+    for name, site in _NAMES.items():
+        own, kl_weight = information[0].get(name), vmtl.tempering[site]
+        if own is None or kl_weight == 0:  # the prior plays no part
+            continue
+        # What a task borrows is what others' data said to their anchors, where there are any.
+        anchored = len(programs) > 1 and site in vmtl.borrowing
+        lent = information[1][name] if anchored else own
+        alone, factor = _as_the_prior_has_it(vmtl, site)
+        everything = own.mean() + factor * (vmtl.num_tasks - 1) * lent.mean()
+        added = kl_weight * _added(_posterior(vmtl, name), alone)
+        numbers[f"{name}_evidence"] = float(added / everything)
+        if anchored:
+            added = kl_weight * _added(_posterior(programs[1], name), 1.0)
+            whose = "lenders" if name == "weights" else f"lenders_{name}"
+            numbers[f"{whose}_evidence"] = float(added / lent.mean())
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _posterior(vmtl: VMTL, name: str) -> Gaussians:
+    if name == "weights":
+        return vmtl.classifier.gaussians()
+    layer = vmtl.encoder.layer()
+    assert layer is not None
+    return layer
+
+
+def _added(posterior: Gaussians, alone: float) -> Tensor:
+    """The mean precision beyond that of a task without relatives."""
+    return (posterior.scale.square().reciprocal() - alone).clamp_min(0).mean()
+
+
+def _as_the_prior_has_it(vmtl: VMTL, of: str) -> tuple[float, float]:
+    """The prior precision of a task without relatives, and how often lent evidence counts.
+
+    1 and 1, but for clusters, which infer both: 1 / tau^2 and kappa.
+    """
+    for site, borrowing in vmtl.borrowing.items():
+        if site == of and isinstance(borrowing, ClusteredBorrowing):
+            alone = borrowing.scales.square().reciprocal().mean()
+            return alone.item(), borrowing.factors.mean().item()
+    return 1.0, 1.0
+
+
+def _information(programs: Sequence[VMTL], batch: Batch) -> list[_Information] | None:
+    """Of each program, averaged over draws; None for a likelihood that is not known."""
+    totals: list[_Information] = []
+    vmtl = programs[0]
+    # Posteriors count the data that training shows them. Without dropout a model that fits its data
+    # all but perfectly would find nothing in them, and every posterior too narrow.
+    with evaluating(vmtl), _dropping_out([program.encoder for program in programs]) as is_random:
+        law, x = _encoded(vmtl.encoder, batch)
+        for draw in range(_DRAWS):  # one at a time, in the memory of a training step
+            if draw and is_random:
+                law, x = _encoded(vmtl.encoder, batch)
+            for place, program in enumerate(programs):
+                if program is not vmtl and program.encoder.layer() is not None:  # layers of its own
+                    found = _of_one_draw(program, batch, *_encoded(program.encoder, batch))
+                else:
+                    found = _of_one_draw(program, batch, law, x)
+                if found is None:
+                    return None
+                if draw == 0:
+                    totals.append(found)
+                else:
+                    totals[place] = {k: total + found[k] for k, total in totals[place].items()}
+    return [{name: total / _DRAWS for name, total in part.items()} for part in totals]
+
+
+@contextlib.contextmanager
+def _dropping_out(encoders: Sequence[Encoder]) -> Iterator[bool]:
+    """Dropout as in training, all else as it is; gives whether there is any."""
+    parts = [
+        part
+        for encoder in encoders
+        for part in encoder.modules()
+        # Networks of a task each have one mode: what of them learns from batches is put back.
+        if isinstance(part, PerTask) or (isinstance(part, _DROPOUT) and part.p > 0)
+    ]
+    modes = [part.training for part in parts]
+    buffers = [(buffer, buffer.clone()) for part in parts for buffer in part.buffers()]
+    try:
+        for part in parts:
+            part.train()
+        yield len(parts) > 0
+    finally:
+        for part, training in zip(parts, modes, strict=True):
+            part.train(training)
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+def _encoded(encoder: Encoder, batch: Batch) -> tuple[dist.TorchDistribution, Tensor | None]:
+    """q(z | x), and what the tasks' own Bayesian layers are applied to, ``[T, B, inputs]``."""
+    layer = encoder.layer()
+    is_own = layer is not None and len(layer.loc) == batch.num_tasks > 1
+    if layer is None or not is_own or not isinstance(encoder, BayesianLinearEncoder):
+        return encoder(batch.x), None
+    x = encoder.dropout(batch.x.flatten(2))
+    return encoder.through(x, layer), x
+
+
+def _of_one_draw(
+    vmtl: VMTL, batch: Batch, law: dist.TorchDistribution, x: Tensor | None
+) -> _Information | None:
+    representations, weights = law.sample(), vmtl.classifier().sample()
+    curvatures = _curvatures(vmtl, representations, weights)
+    if curvatures is None:
+        return None
+    counts = (batch.mask * batch.scale).unsqueeze(-1)
+    of_outputs, of_representations = curvatures
+    features = _with_bias(representations, weights.shape[-1])
+    information = {"weights": (counts * of_outputs).mT @ features.square()}  # [T, K, d_z + 1]
+    if x is not None:
+        layer = _with_bias(x, x.shape[-1] + 1).square().mT @ (counts * of_representations)
+        information["layers"] = layer  # [T, inputs + 1, d_z]
+    return information
+
+
+def _with_bias(x: Tensor, columns: int) -> Tensor:
+    return x if x.shape[-1] == columns else torch.cat([x, torch.ones_like(x[..., :1])], -1)
+
+
+def _curvatures(
+    vmtl: VMTL, representations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Of minus the log-likelihood, expected over targets.
+
+    :param representations: z, ``[T, B, d_z]``.
+    :param weights: ``[T, 1, K, d_z]``, or ``d_z + 1`` with the bias.
+    :return: in the linear predictor, ``[T, B, K]``, and in z, ``[T, B, d_z]``.
+    """
+    likelihood = vmtl.likelihood(representations, weights)
+    slopes = weights.squeeze(1)[..., : representations.shape[-1]]  # [T, K, d_z]
+    if isinstance(likelihood, torch.distributions.Categorical):
+        # Of two classes with one row of weights, the first has a logit, and a slope, of 0.
+        probabilities = likelihood.probs[..., -vmtl.likelihood.num_outputs :]
+        variance = probabilities @ slopes.square() - (probabilities @ slopes).square()
+        return probabilities * (1 - probabilities), variance
+    base = getattr(likelihood, "base_dist", likelihood)
+    if not isinstance(base, torch.distributions.Normal):
+        return None  # a likelihood of the user's own
+    shape = linear_predictor(representations, weights).shape
+    precision = base.scale.square().reciprocal().reshape(shape)
+    return precision, precision @ slopes.square()

@@ -1,0 +1,271 @@
+"""Evidence is 1 where data were counted once, and knows what was lent, dropped out and tempered."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pyro_vmtl.data import Batch
+from pyro_vmtl.inference import evidence
+from pyro_vmtl.inference.counted_evidence import _curvatures
+from pyro_vmtl.model import (
+    MLP,
+    VMTL,
+    Anchored,
+    BayesianLinear,
+    Clustered,
+    DeterministicEncoder,
+    Geometric,
+    Identity,
+    Lenders,
+    Mixture,
+    PerTask,
+    Pool,
+    Recursive,
+    Settings,
+    Standard,
+    assemble,
+)
+
+NOISE = 0.5
+
+
+def _set(program: VMTL, loc: Tensor, scale: Tensor, of: str = "classifier") -> None:
+    """Put a posterior somewhere."""
+    shape = program.get_parameter(f"{of}.loc").shape
+    with torch.no_grad():
+        program.get_parameter(f"{of}.loc").copy_(loc.expand(shape))
+        # The inverse of softplus, which keeps small scales.
+        raw = scale + (-(-scale).expm1()).log()
+        program.get_parameter(f"{of}.raw_scale").copy_(raw.expand(shape))
+
+
+def _batch(x: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Batch:
+    mask = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+    y = torch.zeros(mask.shape).long() if y is None else y
+    return Batch(x, y, mask, torch.ones(mask.shape), torch.zeros(mask.shape).long())
+
+
+def _regression(
+    num_tasks: int,
+    pool: Pool | None = None,
+    lenders: type[Lenders] = Recursive,
+    bias: bool = False,
+    samples: int = 20,
+) -> tuple[VMTL, Batch]:
+    """Linear-Gaussian tasks: the mean-field optimum is known, 1 + the sum of x^2 / s^2."""
+    pool = Standard() if pool is None else pool
+    settings = Settings(Identity(), pool, lenders=lenders, bias=bias, initial_noise=NOISE)
+    vmtl = assemble(settings, num_tasks, 1, (3,), is_classification=False)
+    x = torch.randn(num_tasks, samples, 3)
+    mask = torch.rand(num_tasks, samples) < 0.7
+    mask[:, 0] = True
+    return vmtl, _batch(x, torch.randn(mask.shape), mask)
+
+
+def _own(batch: Batch, bias: bool = False) -> Tensor:
+    """What each task's data add to the precision of its weights, ``[T, 1, d]``."""
+    features = batch.x
+    if bias:
+        features = torch.cat([features, torch.ones_like(features[..., :1])], -1)
+    counted = batch.mask.unsqueeze(-1) * features.square()
+    return counted.sum(1, keepdim=True) / (NOISE + 1e-4) ** 2
+
+
+class TestOfWeights:
+    @pytest.mark.parametrize("num_tasks", [1, 4])
+    @pytest.mark.parametrize("kl_weight", [1.0, 0.1])
+    @pytest.mark.parametrize("bias", [False, True])
+    def test_is_one_over_the_tasks_where_each_counts_its_own_data_once(
+        self, num_tasks: int, kl_weight: float, bias: bool
+    ) -> None:
+        vmtl, batch = _regression(num_tasks, bias=bias)
+        vmtl.tempering["weights"] = kl_weight
+        own = _own(batch, bias) / kl_weight
+        _set(vmtl, torch.zeros(1), (1 + own).rsqrt())
+        assert evidence(vmtl, batch) == {"weights_evidence": pytest.approx(1 / num_tasks, rel=1e-4)}
+        _set(vmtl, torch.zeros(1), (1 + own.sum(0, keepdim=True)).rsqrt())
+        assert evidence(vmtl, batch)["weights_evidence"] == pytest.approx(1, rel=1e-4)
+
+    def test_of_a_classifier_is_that_of_its_mean_curvature(self) -> None:
+        vmtl = assemble(Settings(Identity(), Standard(), bias=False), 2, 2, (3,), True)
+        x = torch.randn(2, 400, 3)
+        # At weights of 0 every probability is 1/2, and the curvature 1/4.
+        own = 0.25 * x.square().sum(1, keepdim=True)
+        _set(vmtl, torch.zeros(1), (1 + own).rsqrt())
+        assert evidence(vmtl, _batch(x))["weights_evidence"] == pytest.approx(0.5, rel=0.05)
+
+    def test_scales_a_minibatch_up_to_the_whole(self) -> None:
+        vmtl, batch = _regression(2)
+        whole = evidence(vmtl, batch)["weights_evidence"]
+        batch.scale = torch.full_like(batch.scale, 4.0)
+        assert evidence(vmtl, batch)["weights_evidence"] == pytest.approx(whole / 4, rel=1e-4)
+
+    def test_is_left_out_where_it_means_nothing(self) -> None:
+        vmtl, batch = _regression(2)
+        vmtl.tempering["weights"] = 0.0
+        assert evidence(vmtl, batch) == {}
+        vmtl.tempering["weights"] = 1.0
+        batch.mask = torch.zeros_like(batch.mask)
+        assert evidence(vmtl, batch) == {}
+        point = assemble(Settings(Identity(), Standard(), classifier="point"), 2, 2, (3,), True)
+        assert evidence(point, _batch(torch.randn(2, 4, 3))) == {}
+
+
+class TestOfLenders:
+    @pytest.mark.parametrize("kl_weight", [1.0, 0.1])
+    def test_is_one_where_they_have_counted_their_own_data_once(self, kl_weight: float) -> None:
+        vmtl, batch = _regression(4, Mixture(), Anchored)
+        vmtl.tempering["weights"] = kl_weight
+        own = _own(batch) / kl_weight
+        _set(vmtl.programs()[1], torch.zeros(1), (1 + own).rsqrt())
+        assert evidence(vmtl, batch)["lenders_evidence"] == pytest.approx(1, rel=1e-4)
+        _set(vmtl.programs()[1], torch.zeros(1), (1 + 5 * own).rsqrt())
+        assert evidence(vmtl, batch)["lenders_evidence"] == pytest.approx(5, rel=1e-4)
+
+    def test_that_are_the_tasks_themselves_have_none(self) -> None:
+        vmtl, batch = _regression(4, Mixture(), Recursive)
+        assert set(evidence(vmtl, batch)) == {"weights_evidence"}
+
+    def test_was_learned_where_the_lenders_were(self) -> None:
+        """A task that is sure of its answers learns nothing from its own data, and may borrow."""
+        settings = Settings(Identity(), Geometric(), lenders=Anchored, bias=False)
+        vmtl = assemble(settings, 3, 2, (3,), is_classification=True)
+        x = torch.randn(3, 400, 3)
+        anchor = vmtl.programs()[1]
+        own = 0.25 * x.square().sum(1, keepdim=True)  # the lenders, at weights of 0, are not sure
+        _set(anchor, torch.zeros(1), (1 + own).rsqrt())
+        others = own.sum(0, keepdim=True) - own
+        _set(vmtl, torch.tensor(1e4), (1 + others).rsqrt())
+        numbers = evidence(vmtl, _batch(x))
+        assert numbers["weights_evidence"] == pytest.approx(1, rel=0.1)
+        assert numbers["lenders_evidence"] == pytest.approx(1, rel=0.1)
+
+    def test_of_clusters_knows_the_scale_and_the_noise_that_they_infer(self) -> None:
+        vmtl, batch = _regression(4, Clustered(), Anchored)
+        vmtl.get_buffer("borrowing.weights.scales").fill_(0.5)
+        vmtl.get_buffer("borrowing.weights.factors").fill_(3.0)
+        own = _own(batch)
+        others = own.sum(0, keepdim=True) - own
+        _set(vmtl, torch.zeros(1), (1 / 0.5**2 + own + 3 * others).rsqrt())
+        assert evidence(vmtl, batch)["weights_evidence"] == pytest.approx(1, rel=1e-4)
+
+
+class TestWithDropout:
+    def test_is_that_of_the_data_as_training_shows_them(self) -> None:
+        """What dropout keeps it enlarges: E[z^2] = x^2 / (1 - p)."""
+        share, x = 0.4, torch.randn(2, 2000, 3)
+        settings = Settings(
+            DeterministicEncoder(nn.Sequential(nn.Dropout(share)), 3),
+            Standard(),
+            bias=False,
+            initial_noise=NOISE,
+        )
+        vmtl = assemble(settings, 2, 1, (3,), is_classification=False)
+        batch = _batch(x, torch.randn(2, 2000))
+        _set(vmtl, torch.zeros(1), (1 + _own(batch) / (1 - share)).rsqrt())
+        for mode in (True, False):
+            numbers = evidence(vmtl.train(mode), batch)
+            assert numbers["weights_evidence"] == pytest.approx(0.5, rel=0.03)
+
+    @pytest.mark.parametrize("is_training", [True, False])
+    def test_leaves_the_model_as_it_was(self, is_training: bool) -> None:
+        def network() -> nn.Module:
+            return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+
+        for encoder in (
+            DeterministicEncoder(network(), 4),
+            DeterministicEncoder(PerTask(network, 2), 4),
+            MLP(4, hidden=(5,), dropout=0.5, per_task=True),
+        ):
+            vmtl = assemble(Settings(encoder, Mixture(), lenders=Anchored), 2, 2, (3,), True)
+            vmtl.train(is_training)
+            before = copy.deepcopy(vmtl.state_dict())
+            batch = _batch(torch.randn(2, 9, 3))
+            torch.manual_seed(3)
+            first = vmtl.encoder(batch.x).mean
+            vmtl.load_state_dict(before)
+            evidence(vmtl, batch)
+            assert all(value.equal(before[name]) for name, value in vmtl.state_dict().items())
+            assert all(part.training == is_training for part in vmtl.modules())
+            torch.manual_seed(3)
+            torch.testing.assert_close(vmtl.encoder(batch.x).mean, first)
+
+
+class TestOfLayers:
+    """z = Phi x: given the weights, y = w Phi x + noise is linear in Phi."""
+
+    @staticmethod
+    def _model(
+        lenders: type[Lenders], pool: Pool, dropout: float = 0.0
+    ) -> tuple[VMTL, Batch, Tensor]:
+        encoder = BayesianLinear(2, per_task=True, dropout=dropout)
+        settings = Settings(encoder, Standard(), pool, lenders, bias=False, initial_noise=NOISE)
+        vmtl = assemble(settings, 3, 1, (4,), is_classification=False)
+        batch = _batch(torch.randn(3, 1500, 4), torch.randn(3, 1500))
+        weights = torch.tensor([0.3, -2.0])
+        for program in vmtl.programs():
+            _set(program, weights, torch.tensor(1e-4))
+        inputs = torch.cat([batch.x.square() / (1 - dropout), torch.ones(3, 1500, 1)], -1)
+        own = inputs.sum(1).unsqueeze(-1) * weights.square() / (NOISE + 1e-4) ** 2
+        return vmtl, batch, own  # [T, inputs + 1, d_z]
+
+    @pytest.mark.parametrize("dropout", [0.0, 0.4])
+    @pytest.mark.parametrize("kl_weight", [1.0, 0.1])
+    def test_is_one_where_data_were_counted_once(self, dropout: float, kl_weight: float) -> None:
+        vmtl, batch, own = self._model(Anchored, Mixture(), dropout)
+        vmtl.tempering["representations"] = kl_weight
+        own = own / kl_weight
+        _set(vmtl.programs()[1], torch.zeros(1), (1 + own).rsqrt(), "encoder")
+        _set(vmtl, torch.zeros(1), (1 + own.sum(0, keepdim=True)).rsqrt(), "encoder")
+        numbers = evidence(vmtl, batch)
+        assert numbers["lenders_layers_evidence"] == pytest.approx(1, rel=0.03)
+        assert numbers["layers_evidence"] == pytest.approx(1, rel=0.03)
+        assert "lenders_evidence" not in numbers  # of the weights nobody lends
+
+    def test_is_there_only_where_tasks_have_layers_of_their_own(self) -> None:
+        vmtl, batch, own = self._model(Recursive, Mixture())
+        _set(vmtl, torch.zeros(1), (1 + own).rsqrt(), "encoder")
+        numbers = evidence(vmtl, batch)
+        assert numbers["layers_evidence"] == pytest.approx(1 / 3, rel=0.03)
+        assert set(numbers) == {"weights_evidence", "layers_evidence"}
+        shared = assemble(Settings(BayesianLinear(2), Standard()), 3, 2, (4,), True)
+        assert set(evidence(shared, _batch(torch.randn(3, 5, 4)))) == {"weights_evidence"}
+
+
+@given(
+    num_classes=st.integers(1, 4),
+    latent=st.integers(1, 3),
+    bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_curvatures_are_second_derivatives(
+    num_classes: int, latent: int, bias: bool, seed: int
+) -> None:
+    """Of minus the log-likelihood, whatever the target; 1 class stands for a regression."""
+    torch.manual_seed(seed)
+    is_classification = num_classes > 1
+    settings = Settings(Identity(), Standard(), bias=bias)
+    vmtl = assemble(settings, 1, num_classes, (latent,), is_classification)
+    vmtl = vmtl.double()
+    w = 10 * vmtl.classifier().sample()
+    z = torch.randn(1, 1, latent, dtype=torch.float64)
+
+    def loss(z: Tensor, w: Tensor) -> Tensor:
+        target = torch.zeros(1, 1).long() if is_classification else torch.zeros(1, 1)
+        return -vmtl.likelihood(z, w).log_prob(target).sum()
+
+    hessian = torch.autograd.functional.hessian(loss, (z, w))
+    found = _curvatures(vmtl, z, w)
+    assert found is not None
+    of_outputs, of_representations = found
+    in_z = hessian[0][0].reshape(latent, latent).diagonal()
+    torch.testing.assert_close(of_representations.flatten(), in_z)
+    features = torch.cat([z.flatten(), torch.ones(int(bias), dtype=z.dtype)])
+    in_w = hessian[1][1].reshape(w.numel(), w.numel()).diagonal().view(w.shape[-2:])
+    torch.testing.assert_close(of_outputs.view(-1, 1) * features.square(), in_w)
