@@ -45,9 +45,11 @@ class TrainingSettings:
     :ivar per_class: samples per task, class and step: class-balanced batches. A regression has no
         classes and passes it over.
     :ivar learning_rate: of Adam, as a schedule.
-    :ivar scale_rate: how many times as fast the standard deviations of the weights' and layers'
-        posteriors learn. Adam moves every parameter by at most the learning rate a step; a scale
-        that starts at 1 needs hundreds of steps of 0.003 to say what data have said.
+    :ivar scale_rate: how many times as fast standard deviations learn, of the weights' and layers'
+        posteriors and of the noise on targets. Adam moves every parameter by at most the learning
+        rate a step; a scale that starts at 1 needs hundreds of steps of 0.003 to say what data have
+        said. Its gradient falls by orders of magnitude on the way: Adam's memory of squares is
+        shortened by the same factor, from 1,000 steps to no less than 10.
     :ivar weight_decay: of Adam (added to the gradient, as the paper does).
     :ivar gradient_clip: largest norm of the gradient; None, no clipping.
     :ivar loss: ``"elbo"``, the tempered ELBO, in which every sample counts alike; or

@@ -228,3 +228,11 @@ class _DetachedLikelihood(Likelihood):
         fixed = {name: value.detach() for name, value in likelihood.named_parameters()}
         out: dist.TorchDistribution = functional_call(likelihood, fixed, (representations, weights))
         return out
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Anchors of earlier versions had a noise scale of their own.
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -103,6 +103,23 @@ class TestEveryParameter:
         assert len(optimised) == len(set(optimised))
         assert set(optimised) == {id(p) for p in module.vmtl.parameters()}
 
+    @pytest.mark.parametrize(("rate", "memory"), [(1.0, 0.999), (10.0, 0.99), (300.0, 0.9)])
+    def test_standard_deviations_learn_faster_and_forget_faster(
+        self, rate: float, memory: float
+    ) -> None:
+        module, _ = _module(
+            Settings(BayesianLinear(5), Clustered()), TrainingSettings(scale_rate=rate)
+        )
+        rest, scales = module.configure_optimizers()["optimizer"].param_groups
+        names = {id(parameter): name for name, parameter in module.vmtl.named_parameters()}
+        found = {names[id(parameter)].rpartition(".")[2] for parameter in scales["params"]}
+        assert "raw_scale" in found
+        assert found <= {"raw_scale", "raw_noise"}
+        assert not any(names[id(p)].endswith(("raw_scale", "raw_noise")) for p in rest["params"])
+        assert scales["lr"] / rest["lr"] == pytest.approx(rate)
+        assert scales["betas"] == pytest.approx((0.9, memory))
+        assert rest["betas"] == (0.9, 0.999)
+
     def test_is_saved_with_the_module(self) -> None:
         settings = Settings(BayesianLinear(5, per_task=True), Mixture(), Mixture(), Anchored)
         module, _ = _module(settings)

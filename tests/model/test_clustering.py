@@ -355,14 +355,16 @@ def test_a_saved_model_has_the_partitions_and_the_prior(
 
 
 def test_a_model_saved_by_an_earlier_version_opens_and_goes_on(tmp_path: Path) -> None:
-    """It had 80 draws, s up to 1, and neither tau nor kappa."""
+    """It had 80 draws, s up to 1, neither tau nor kappa, and no moments of features."""
     splits = clusters(4, 2, samples=10, dimensions=3, test_samples=20)
     settings = Settings(Identity(), Clustered(), lenders=Anchored, bias=False)
     fitted = fit(splits.train, None, settings, SMALL, accelerator="cpu")
     path = save(fitted, tmp_path / "model")
     tensors = load_file(path / "model.safetensors")
     site = "borrowing.weights."
-    del tensors[f"{site}scales"], tensors[f"{site}factors"]
+    for name in ("scales", "factors", "of_chains"):
+        del tensors[f"{site}{name}"]
+    del tensors["lenders.second_moments"], tensors["lenders.observed"]
     tensors[f"{site}labels"] = torch.arange(4).repeat(80, 1)
     tensors[f"{site}spreads"] = torch.full((80,), 1.0).double()
     save_file(tensors, path / "model.safetensors")

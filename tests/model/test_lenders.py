@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -194,3 +195,73 @@ class TestAnchored:
         x = torch.randn(TASKS, 2, 4)
         if list(anchor.encoder.parameters()) == []:
             assert anchor.encoder(x).mean.equal(twin.encoder(x).mean)
+
+
+class TestAnchorOfARegression:
+    """The noise on targets is the main program's, which alone learns it."""
+
+    @staticmethod
+    def _make() -> tuple[VMTL, Batch]:
+        settings = Settings(Identity(), Power(spread="scalar"), lenders=Anchored, bias=False)
+        vmtl = assemble(settings, TASKS, 1, (4,), is_classification=False)
+        batch = _batch()
+        return vmtl, dataclasses.replace(batch, y=torch.randn(batch.y.shape))
+
+    @pytest.mark.parametrize("kind", [Trace_ELBO, TraceMeanField_ELBO])
+    def test_reads_the_noise_and_does_not_move_it(self, kind: type[Trace_ELBO]) -> None:
+        vmtl, batch = self._make()
+        anchor = vmtl.programs()[1]
+        losses = []
+        for noise in (-1.0, 1.0):
+            with torch.no_grad():
+                vmtl.get_parameter("likelihood.raw_noise").fill_(noise)
+            torch.manual_seed(0)
+            loss = kind().differentiable_loss(anchor.model, anchor.guide, batch)
+            losses.append(loss.item())
+            parameters = dict(vmtl.named_parameters())
+            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            moved = {name for name, x in zip(parameters, gradients, strict=True) if x is not None}
+            assert moved == {"lenders.anchor.classifier.loc", "lenders.anchor.classifier.raw_scale"}
+        assert losses[0] != losses[1]
+
+    def test_a_model_with_a_noise_of_the_anchor_opens(self) -> None:
+        vmtl, _ = self._make()
+        state = vmtl.state_dict()
+        assert not any("anchor.likelihood" in name for name in state)
+        state["lenders.anchor.likelihood.raw_noise"] = torch.zeros(TASKS, 1, 1)
+        vmtl.load_state_dict(state)
+
+
+class TestMoments:
+    def test_are_an_average_over_iterations_of_what_the_weights_were_applied_to(self) -> None:
+        settings = Settings(Identity(), Power(spread="scalar"), lenders=Anchored)
+        vmtl = assemble(settings, TASKS, 2, (4,), is_classification=True).train()
+        assert vmtl.lenders.moments is None
+        expected = None
+        for count in (6, 3):  # the last samples of the second batch do not count
+            batch = _batch()
+            batch.mask[:, count:] = False
+            TraceMeanField_ELBO().differentiable_loss(vmtl.model, vmtl.guide, batch).backward()
+            x = torch.cat([batch.x, torch.ones(TASKS, 6, 1)], -1)[:, :count]
+            moments = x.mT @ x / count
+            expected = moments if expected is None else 0.9 * expected + 0.1 * moments
+        assert expected is not None
+        assert vmtl.lenders.moments is not None
+        torch.testing.assert_close(vmtl.lenders.moments.float(), expected)
+
+    def test_go_with_the_model_and_may_be_missing(self) -> None:
+        settings = Settings(Identity(), Power(spread="scalar"), lenders=Anchored)
+        one, other = (
+            assemble(settings, TASKS, 2, (4,), is_classification=True).train() for _ in range(2)
+        )
+        TraceMeanField_ELBO().differentiable_loss(one.model, one.guide, _batch()).backward()
+        state = one.state_dict()
+        other.load_state_dict(state)
+        assert one.lenders.moments is not None
+        assert other.lenders.moments is not None
+        assert other.lenders.moments.equal(one.lenders.moments)
+        for name in ("second_moments", "observed"):  # as in models of earlier versions
+            del state[f"lenders.{name}"]
+        fresh = assemble(settings, TASKS, 2, (4,), is_classification=True)
+        fresh.load_state_dict(state)
+        assert fresh.lenders.moments is None
