@@ -42,6 +42,8 @@ def _benchmark(config: DictConfig) -> None:
 
 def main() -> None:
     """The command."""
+    # A list of methods takes several lines, of which Hydra's grammar knows nothing.
+    sys.argv[1:] = [" ".join(argument.split("\n")) for argument in sys.argv[1:]]
     with ending_in_a_sentence():  # of a configuration that Hydra cannot compose
         _benchmark()
 

@@ -57,6 +57,12 @@ def test_every_cell_is_fitted_once_and_all_tables_are_written(
     assert not [path for path in folder.rglob(".*") if path.is_file()], "drafts were left behind"
 
 
+def test_a_list_may_take_several_lines(benchmark_: Benchmark, scored: list[DictConfig]) -> None:
+    benchmark_("methods=[default,\n    {plain: {pool: standard}}]", "seeds=[0]")
+    pools = [config.pool._target_.rpartition(".")[2] for config in scored]
+    assert pools == ["Clustered", "Standard"]
+
+
 def test_the_command_of_a_cell_repeats_it(benchmark_: Benchmark, train: Train) -> None:
     folder = benchmark_("methods=[default]", "seeds=[3]", "reference=null")
     record = _record(folder, "default", 3)
