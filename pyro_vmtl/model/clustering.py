@@ -127,6 +127,8 @@ class ClusteredBorrowing(Borrowing):
         if self._steps % self.refresh_every or self._steps == self._observed_at:
             return
         evidence = evidence_of(lenders)
+        if not all(x.isfinite().all() for x in evidence):
+            return  # training has diverged; the loss says so in a sentence
         generator = torch.Generator(device=lenders.loc.device)
         generator.manual_seed(self._steps)  # so that a resumed run repeats
         here = Partitions(self.labels[-_CHAINS:], *self.of_chains)

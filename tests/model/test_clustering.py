@@ -321,6 +321,19 @@ class TestInAModel:
         assert vmtl.programs() == [vmtl]
 
 
+def test_lenders_that_have_diverged_are_not_looked_at() -> None:
+    """The loss says it in a sentence at the end of the epoch; sampling would raise before."""
+    borrowing = _borrowing()
+    before = _state(borrowing)
+    lenders = _lenders()
+    lenders.loc[0, 0, 0] = torch.nan
+    moments = torch.eye(EVENT[-1]).double().repeat(TASKS, 1, 1)
+    borrowing.train()
+    borrowing.observe(lenders, moments)
+    after = _state(borrowing)
+    assert all(after[name].equal(value) for name, value in before.items())
+
+
 def test_permuted_tasks_have_the_permuted_prior() -> None:
     lenders, order = _lenders(), torch.tensor([3, 0, 4, 1, 2])
     partitions = Partitions.at_start(torch.tensor([[0, 1, 0, 2, 1], [0, 0, 1, 1, 0]]))
