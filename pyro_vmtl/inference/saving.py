@@ -30,7 +30,13 @@ def save(fitted: FittedVMTL, path: str | Path) -> Path:
 
     :param path: a folder that does not exist yet.
     :return: the folder.
+    :raises InputError: if the folder exists, or it is not a fitted model.
     """
+    if not isinstance(fitted, FittedVMTL):
+        raise InputError(
+            f"a {type(fitted).__name__} cannot be saved; expected a FittedVMTL, such as the `fitted` of"
+            " a scaled model, whose temperatures validation data give again"
+        )
     path = Path(path)
     if path.exists():
         raise InputError(f"{path} exists; expected a new folder to save the model into")

@@ -216,4 +216,5 @@ class Clustered(Pool):
             ) from error
 
     def __repr__(self) -> str:
-        return f"Clustered(concentration={self.concentration})"
+        known = "" if self.known is None else f", known={self.known}"
+        return f"Clustered(concentration={self.concentration}{known})"

@@ -9,7 +9,7 @@ import pytest
 
 from pyro_vmtl.data import TaskSplits, read_rows, split_table
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.inference import FittedVMTL, TrainingSettings, fit, load, save
+from pyro_vmtl.inference import FittedVMTL, TrainingSettings, fit, load, save, scale_temperature
 from pyro_vmtl.model import Identity, Settings
 
 
@@ -84,3 +84,11 @@ def test_columns_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(description))
     with pytest.raises(InputError, match="the mean of the features"):
         load(tmp_path / "model")
+
+
+def test_what_is_not_a_fitted_model_is_refused(tmp_path: Path) -> None:
+    fitted, splits = fitted_to("ill")
+    scaled = scale_temperature(fitted, splits.validation)
+    with pytest.raises(InputError, match="a ScaledVMTL cannot be saved; expected a FittedVMTL"):
+        save(scaled, tmp_path / "model")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())

@@ -321,6 +321,11 @@ class TestInAModel:
         assert vmtl.programs() == [vmtl]
 
 
+def test_says_which_clusters_are_known() -> None:
+    assert repr(Clustered()) == "Clustered(concentration=1.0)"
+    assert repr(Clustered(2.0, [0, 0, 1])) == "Clustered(concentration=2.0, known=[0, 0, 1])"
+
+
 def test_lenders_that_have_diverged_are_not_looked_at() -> None:
     """The loss says it in a sentence at the end of the epoch; sampling would raise before."""
     borrowing = _borrowing()
