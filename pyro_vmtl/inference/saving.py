@@ -34,8 +34,8 @@ def save(fitted: FittedVMTL, path: str | Path) -> Path:
     """
     if not isinstance(fitted, FittedVMTL):
         raise InputError(
-            f"a {type(fitted).__name__} cannot be saved; expected a FittedVMTL, such as the `fitted` of"
-            " a scaled model, whose temperatures validation data give again"
+            f"a {type(fitted).__name__} cannot be saved; expected a FittedVMTL, such as the "
+            "`fitted` of a scaled model, whose temperatures validation data give again"
         )
     path = Path(path)
     if path.exists():
