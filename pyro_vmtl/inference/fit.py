@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 import shutil
 import signal
 import tempfile
@@ -416,7 +417,9 @@ def _restore_best(keep: ModelCheckpoint, resume: Path | None) -> None:
         return
     if keep.best_model_score is None or score <= keep.best_model_score.cpu():
         target = Path(str(keep.dirpath)) / "best.ckpt"
-        shutil.copyfile(path, target)
+        draft = target.with_name(f".best-{os.getpid()}.ckpt")  # one for each process
+        shutil.copyfile(path, draft)
+        draft.replace(target)
         keep.best_model_path, keep.best_model_score = str(target), score
 
 
