@@ -94,3 +94,13 @@ def test_the_table_of_representations_is_that_of_its_results() -> None:
     assert len(rows) == 18
     for row in rows:  # the last column there is the time
         assert any(line.startswith(row) for line in said), row
+
+
+def test_the_paper_trained_to_its_end_has_the_scores_that_are_stated() -> None:
+    results = pd.read_csv(RESULTS / "paper" / "results.csv.gz")
+    page = (ROOT / "docs" / "benchmark.md").read_text()
+    for metric, decimals in (("accuracy", 3), ("nll", 3)):
+        chosen = results[(results["task"] == "mean") & (results["metric"] == metric)]["value"]
+        assert len(chosen) == 5
+        stated = f"{chosen.mean():.{decimals}f} ± {chosen.std():.{decimals}f}".replace("0.", ".")
+        assert stated in page, stated

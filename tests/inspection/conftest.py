@@ -75,7 +75,11 @@ def make_fit() -> MakeFit:
                 test_samples=5,
             )
             training = TrainingSettings(
-                epochs=2, steps_per_epoch=2, validation_samples=5, learning_rate=Constant(0.2)
+                epochs=2,
+                steps_per_epoch=2,
+                validation_samples=5,
+                learning_rate=Constant(0.2),
+                scale_rate=1.0,  # at ten times this rate scales would collapse in four steps
             )
             pyro.set_rng_seed(0)
             fitted = fit(splits.train, splits.validation, SETTINGS[settings], training)
