@@ -11,6 +11,7 @@ from pyro_vmtl.inference.metrics import (
     regression_metrics,
 )
 from pyro_vmtl.inference.predict import Predictions, predict
+from pyro_vmtl.inference.processes import in_parallel
 from pyro_vmtl.inference.saving import load, save
 from pyro_vmtl.inference.schedules import (
     Annealing,
@@ -51,6 +52,7 @@ __all__ = [
     "evidence",
     "explain",
     "fit",
+    "in_parallel",
     "load",
     "metrics_per_task",
     "predict",

@@ -20,6 +20,7 @@ from pyro_vmtl.model import (
     PerTask,
     evaluating,
     linear_predictor,
+    with_bias,
 )
 
 __all__ = ["evidence"]
@@ -179,16 +180,12 @@ def _of_one_draw(
         return None
     counts = (batch.mask * batch.scale).unsqueeze(-1)
     of_outputs, of_representations = curvatures
-    features = _with_bias(representations, weights.shape[-1])
+    features = with_bias(representations, weights.shape[-1])
     information = {"weights": (counts * of_outputs).mT @ features.square()}  # [T, K, d_z + 1]
     if x is not None:
-        layer = _with_bias(x, x.shape[-1] + 1).square().mT @ (counts * of_representations)
+        layer = with_bias(x, x.shape[-1] + 1).square().mT @ (counts * of_representations)
         information["layers"] = layer  # [T, inputs + 1, d_z]
     return information
-
-
-def _with_bias(x: Tensor, columns: int) -> Tensor:
-    return x if x.shape[-1] == columns else torch.cat([x, torch.ones_like(x[..., :1])], -1)
 
 
 def _curvatures(

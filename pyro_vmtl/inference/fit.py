@@ -34,6 +34,7 @@ from pyro_vmtl.data import TableColumns, TaskBatches, TaskSet, attention_views
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.diagnostics import diagnose, explain
 from pyro_vmtl.inference.predict import Predictions, predict
+from pyro_vmtl.inference.processes import in_parallel
 from pyro_vmtl.inference.training import TrainingModule, TrainingSettings
 from pyro_vmtl.model import VMTL, Settings, assemble
 
@@ -202,6 +203,9 @@ def fit(
         # Pyro's checks of every distribution cost a third of a step; tests switch them on.
         stack.enter_context(pyro.validation_enabled(validate))
         options = {"devices": 1, "log_every_n_steps": 1, **trainer_options}
+        if in_parallel(options):
+            # A KL weight of 0 takes a term out of the loss, and parameters of a prior with it.
+            options.setdefault("strategy", "ddp_find_unused_parameters_true")
         try:
             trainer = lightning.Trainer(
                 accelerator=_accelerator(accelerator),

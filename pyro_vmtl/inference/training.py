@@ -19,6 +19,7 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.diagnostics import diagnose
 from pyro_vmtl.inference.elbo import elbo_parts, task_losses
 from pyro_vmtl.inference.predict import predict
+from pyro_vmtl.inference.processes import noise_seed
 from pyro_vmtl.inference.schedules import Constant, Decay, Schedule
 from pyro_vmtl.inference.weighting import (
     Aggregator,
@@ -256,6 +257,8 @@ class TrainingModule(lightning.LightningModule):
             self._random_state = None
 
     def on_train_epoch_start(self) -> None:
+        if self.global_rank > 0:  # the first process draws what it would draw by itself
+            torch.manual_seed(noise_seed(self.batches.seed, self.global_rank, self.current_epoch))
         self._epoch_loss = torch.zeros((), device=self.device)
         self._started_at = time.perf_counter()
 

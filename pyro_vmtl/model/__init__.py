@@ -22,6 +22,7 @@ from pyro_vmtl.model.likelihoods import (
     GaussianLikelihood,
     Likelihood,
     linear_predictor,
+    with_bias,
 )
 from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Spread, Standard
 from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
@@ -69,4 +70,5 @@ __all__ = [
     "linear_predictor",
     "mlp",
     "to_plain",
+    "with_bias",
 ]

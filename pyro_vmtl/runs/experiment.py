@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pyro_vmtl.data import ImageSplits, TaskSplits
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.inference import FittedVMTL, Predictions, ScaledVMTL, save
+from pyro_vmtl.inference import FittedVMTL, Predictions, ScaledVMTL, in_parallel, save
 from pyro_vmtl.inspection import (
     Snapshots,
     kept_epoch,
@@ -31,7 +31,6 @@ from pyro_vmtl.model import Identity, Settings, Standard
 from pyro_vmtl.runs.configuration import Plan, read_plan, repeatable
 from pyro_vmtl.runs.fits import fit_plan, predict_held_out, versions
 from pyro_vmtl.runs.folder import RunFolder
-from pyro_vmtl.runs.processes import in_parallel
 from pyro_vmtl.runs.report import write_report
 from pyro_vmtl.runs.scaling import check_scaling, scale_run
 
@@ -122,6 +121,8 @@ def _run(config: DictConfig, folder: RunFolder, console: Console) -> FittedVMTL:
         console.print(f"[yellow]Warning:[/yellow] {sentence}")
     _write_report(folder, console)
     console.print(f"Run folder: {folder.path}", soft_wrap=True)
+    if (folder.path / "report.html").is_file():
+        console.print(f"To read first: {folder.path / 'report.html'}", soft_wrap=True)
     return fitted
 
 

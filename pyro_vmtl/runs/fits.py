@@ -7,7 +7,6 @@ from typing import Any
 import pyro_vmtl
 from pyro_vmtl.inference import FittedVMTL, Predictions, fit
 from pyro_vmtl.runs.configuration import Plan
-from pyro_vmtl.runs.processes import OwnNoise, in_parallel
 
 __all__ = ["fit_plan", "predict_held_out", "versions"]
 
@@ -23,10 +22,6 @@ def fit_plan(plan: Plan, seed: int, **options: Any) -> FittedVMTL:
     """
     planned = {key: value for key, value in plan.trainer.items() if key != "tensorboard"}
     options = {**planned, **options}
-    if in_parallel(options):
-        # A KL weight of 0 takes its term out of the loss, and with it the parameters of a prior.
-        options.setdefault("strategy", "ddp_find_unused_parameters_true")
-        options["callbacks"] = [*options.get("callbacks", ()), OwnNoise(seed)]
     return fit(
         plan.splits.train,
         plan.splits.validation,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.runs.processes import OwnNoise, in_parallel, is_first_process, refuse_parallel
+from pyro_vmtl.inference import in_parallel
+from pyro_vmtl.runs.processes import is_first_process, refuse_parallel
 from tests.runs.conftest import SMALL
 
 Train = Callable[..., Path]
@@ -71,20 +71,3 @@ def test_several_processes_are_those_of_devices_and_nodes(
             refuse_parallel(trainer, "a sweep")
     else:
         refuse_parallel(trainer, "a sweep")
-
-
-def test_noise_is_a_function_of_seed_process_and_epoch() -> None:
-    class Trainer:
-        def __init__(self, rank: int, epoch: int) -> None:
-            self.global_rank, self.current_epoch = rank, epoch
-
-    def drawn(seed: int, rank: int, epoch: int) -> float:
-        torch.manual_seed(5)
-        trainer: Any = Trainer(rank, epoch)
-        OwnNoise(seed).on_train_epoch_start(trainer, None)  # type: ignore[arg-type]
-        return float(torch.rand(()))
-
-    assert drawn(0, 1, 2) == drawn(0, 1, 2)
-    assert len({drawn(0, 1, 2), drawn(1, 1, 2), drawn(0, 2, 2), drawn(0, 1, 3)}) == 4
-    untouched = torch.Generator().manual_seed(5)
-    assert drawn(0, 0, 2) == drawn(3, 0, 1) == float(torch.rand((), generator=untouched))
