@@ -119,6 +119,7 @@ def train(vmtl: VMTL, batch: pv.Batch, steps: int) -> None:
         for program in vmtl.programs():
             elbo.differentiable_loss(program.model, program.guide, batch).backward()
         optimizer.step()
+        vmtl.update(batch)
         decay.step()
 
 

@@ -104,3 +104,12 @@ def test_the_paper_trained_to_its_end_has_the_scores_that_are_stated() -> None:
         assert len(chosen) == 5
         stated = f"{chosen.mean():.{decimals}f} ± {chosen.std():.{decimals}f}".replace("0.", ".")
         assert stated in page, stated
+
+
+def test_the_tables_of_real_data_are_the_summary_of_their_results() -> None:
+    said = _benchmark("table_summary").summary(pd.read_csv(RESULTS / "tables.csv")).splitlines()
+    text = (ROOT / "docs" / "real_tables.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) >= 40
+    for row in rows:
+        assert row in said, row

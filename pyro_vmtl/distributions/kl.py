@@ -34,9 +34,9 @@ def _kl_delta(q: dist.Delta, p: dist.Delta) -> Tensor:
 @register_kl(Relatives, Relatives)
 def _kl_relatives(q: Relatives, p: Relatives) -> Tensor:
     """Of the draws to themselves: model and guide share them."""
-    if q.rows is not p.rows and not torch.equal(q.rows, p.rows):
+    if q.labels is not p.labels and not torch.equal(q.labels, p.labels):
         raise NotImplementedError
-    return q.rows.new_zeros(q.batch_shape)
+    return torch.zeros(q.batch_shape, dtype=torch.float64, device=q.labels.device)
 
 
 @register_kl(RelatednessGates, RelatednessGates)

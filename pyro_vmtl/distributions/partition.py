@@ -397,29 +397,44 @@ class Relatives(dist.TorchDistribution):
 
     A draw is one partition, the same for all tasks: row t says 1 for the relatives of task t.
 
-    :param rows: ``[S, T, 1, L]`` of zeros and ones, for S draws of partitions.
+    :param labels: the cluster of every task, ``[S, T]``, for S draws of partitions; batch shape
+        ``[T, 1]``, event shape ``[T - 1]``.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
     support = constraints.independent(constraints.boolean, 1)
     has_rsample = True  # it has no parameters, so its draws owe no gradient
 
-    def __init__(self, rows: Tensor, validate_args: bool | None = None) -> None:
-        self.rows = rows
-        super().__init__(rows.shape[1:-1], rows.shape[-1:], validate_args=validate_args)
+    def __init__(self, labels: Tensor, validate_args: bool | None = None) -> None:
+        self.labels = labels
+        num_tasks = labels.shape[-1]
+        super().__init__(
+            torch.Size([num_tasks, 1]), torch.Size([num_tasks - 1]), validate_args=validate_args
+        )
 
     def expand(self, batch_shape: _size, _instance: object = None) -> "Relatives":
         new = self._get_checked_instance(Relatives, _instance)
-        new.rows = self.rows
+        new.labels = self.labels
         shape = torch.Size(batch_shape)
         super(Relatives, new).__init__(shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
+    def _rows(self, labels: Tensor) -> Tensor:
+        """``[..., T]`` to ``[..., T, 1, T - 1]``."""
+        num_tasks = labels.shape[-1]
+        same = (labels.unsqueeze(-1) == labels.unsqueeze(-2)).double()
+        # Without the diagonal a row of T stands T + 1 further on.
+        rows = same.flatten(-2)[..., 1:].unflatten(-1, (num_tasks - 1, num_tasks + 1))[..., :-1]
+        return rows.flatten(-2).unflatten(-1, (num_tasks, 1, num_tasks - 1))
+
     @property
     def mean(self) -> Tensor:
         """The chance that each is a relative, ``[*batch, L]``."""
-        return self.rows.mean(0).expand(*self.batch_shape, *self.event_shape)
+        total = torch.zeros((), dtype=torch.float64, device=self.labels.device)
+        for labels in self.labels.split(64):
+            total = total + self._rows(labels).sum(0)
+        return (total / len(self.labels)).expand(*self.batch_shape, *self.event_shape)
 
     @property
     def probs(self) -> Tensor:
@@ -429,12 +444,13 @@ class Relatives(dist.TorchDistribution):
     def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:
         """Rows of drawn partitions, ``[*sample, *batch, L]``."""
         shape = self._extended_shape(torch.Size(sample_shape))
-        own = self.rows.dim() - 1  # the dimensions of one partition
-        lead = shape[: len(shape) - own]
-        picked = torch.randint(len(self.rows), (math.prod(lead),), device=self.rows.device)
-        return self.rows[picked].reshape(*lead, *self.rows.shape[1:]).expand(shape)
+        lead = shape[:-3]
+        picked = torch.randint(len(self.labels), (math.prod(lead),), device=self.labels.device)
+        return self._rows(self.labels[picked]).reshape(*lead, *shape[-3:])
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log of the share of draws with this row, ``[*sample, *batch]``; -inf for none."""
-        rows = self.rows.reshape(len(self.rows), *(1,) * (value.dim() - 3), *self.rows.shape[1:])
-        return (rows == value).all(-1).double().mean(0).log()
+        total = torch.zeros((), dtype=torch.float64, device=self.labels.device)
+        for labels in self.labels:
+            total = total + (self._rows(labels) == value).all(-1).double()
+        return (total / len(self.labels)).log()

@@ -63,7 +63,8 @@ def evidence(vmtl: VMTL, batch: Batch) -> dict[str, float]:
     :param vmtl: a model; it is left as it was, but the random state moves on.
     :param batch: training data; its ``scale`` makes a minibatch stand for the whole.
     """
-    if vmtl.classifier.is_point:  # there is no scale
+    # Of points there is no scale; where weights are conjugate, data speak once by construction.
+    if vmtl.classifier.is_point or vmtl.classifier.is_conjugate:
         return {}
     programs = vmtl.programs()
     information = _information(programs, batch)

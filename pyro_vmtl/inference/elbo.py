@@ -92,8 +92,7 @@ def task_losses(vmtl: VMTL, batch: Batch, num_particles: int = 1) -> Tensor:
     Bayesian encoder layer stands in the ELBO as one number: every task gets an equal share of it.
 
     :param batch: training data; its ``scale`` makes a minibatch stand for the whole.
-    :param num_particles: draws to average over, side by side: the programs run once, so that what
-        they do once an iteration (lenders that move on) is done once.
+    :param num_particles: draws to average over, side by side: the programs run once.
     :return: ``[T]``, in nats.
     """
     # Outside the plates of tasks and samples; one for each program, as in Pyro's own ELBOs.

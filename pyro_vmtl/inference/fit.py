@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -30,15 +31,26 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import Logger
 
-from pyro_vmtl.data import TableColumns, TaskBatches, TaskSet, attention_views
+from pyro_vmtl.data import Batch, TableColumns, TaskBatches, TaskSet, attention_views
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.diagnostics import diagnose, explain
+from pyro_vmtl.inference.elbo import elbo_parts
 from pyro_vmtl.inference.predict import Predictions, predict
 from pyro_vmtl.inference.processes import in_parallel
 from pyro_vmtl.inference.training import TrainingModule, TrainingSettings
-from pyro_vmtl.model import VMTL, Settings, assemble
+from pyro_vmtl.model import (
+    SITES,
+    VMTL,
+    GaussianLikelihood,
+    IdentityEncoder,
+    NestedWeights,
+    Settings,
+    assemble,
+)
 
 __all__ = ["FittedVMTL", "build", "fit"]
+
+_UPDATES = 8  # conjugate steps until sites have settled; one is exact for a Gaussian likelihood
 
 _log = logging.getLogger(__name__)
 
@@ -117,13 +129,20 @@ def build(tasks: TaskSet, settings: Settings | None = None, **choices: Any) -> V
         raise InputError(
             f"build was given settings and also {sorted(choices)}; expected one or the other"
         )
-    return assemble(
+    settings = settings.for_data(tasks.input_shape, named=tasks.columns is not None)
+    vmtl = assemble(
         settings,
         tasks.num_tasks,
         tasks.num_outputs,
         tasks.input_shape,
         tasks.is_classification,
     )
+    encoder, likelihood = vmtl.encoder, vmtl.likelihood
+    if isinstance(encoder, IdentityEncoder) and encoder.standardises and len(tasks.x):
+        encoder.standardise_by(tasks.x, centre=settings.bias)
+    if isinstance(likelihood, GaussianLikelihood) and not likelihood.learned:
+        likelihood.standardise_by(tasks.y[tasks.labelled], centre=settings.bias)
+    return vmtl
 
 
 def fit(
@@ -175,6 +194,7 @@ def fit(
     _check_kind("training", training, TrainingSettings)
     _check_options(trainer_options)
     tasks.check_training()
+    settings = settings.for_data(tasks.input_shape, named=tasks.columns is not None)
     _check_validation(tasks, validation)
     if validation is not None and not bool(validation.labelled.any()):
         validation = None
@@ -223,6 +243,11 @@ def fit(
             raise InputError(
                 f"the trainer refuses its options {options} ({str(error).splitlines()[0]})"
             ) from error
+        if not any(parameter.requires_grad for parameter in vmtl.parameters()):
+            return _without_gradients(
+                *(vmtl, tasks, validation, settings, training),
+                *(accelerator, resume, on_epoch, log_warnings),
+            )
         _run(trainer, module, batches, resume)
         if validation is not None:
             _restore_best(keep, resume)
@@ -230,10 +255,67 @@ def fit(
             module.load_state_dict(best["state_dict"])
     # What training tempers is part of what was fitted; the model is left as at its last step.
     vmtl.eval()
-    batch = tasks.dense().to(next(vmtl.parameters()).device)
-    sentences = explain(diagnose(vmtl, batch), vmtl)
-    sentences += _kept_early(module)
-    sentences += _in_another_unit(tasks)
+    batch = tasks.dense().to(vmtl.device)
+    if vmtl.classifier.is_conjugate:
+        vmtl.update(batch, last=True)
+    return _fitted(vmtl, tasks, settings, module.history, batch, _kept_early(module), log_warnings)
+
+
+def _without_gradients(
+    vmtl: VMTL,
+    tasks: TaskSet,
+    validation: TaskSet | None,
+    settings: Settings,
+    training: TrainingSettings,
+    accelerator: str,
+    resume: Path | None,
+    on_epoch: Callable[[list[dict[str, float]]], None] | None,
+    log_warnings: bool,
+) -> FittedVMTL:
+    """A fit in which nothing takes a gradient: updates alone, all data at once, no optimiser."""
+    if resume is not None:
+        raise InputError(
+            f"resume is {str(resume)!r}, and nothing in this model takes a gradient: it is fitted "
+            "in seconds and leaves no checkpoints; expected none"
+        )
+    device = torch.device(_accelerator(accelerator))
+    batch = tasks.dense().to(device)
+    vmtl = vmtl.to(device).eval()
+    count = 1 if vmtl.likelihood.sites_are_exact else _UPDATES
+    history: list[dict[str, float]] = []
+    for step in range(count + 1):
+        started = time.perf_counter()
+        vmtl.update(batch, last=step == count)
+        row: dict[str, float] = {"epoch": step, "step": step + 1}
+        parts = elbo_parts(vmtl, batch, num_particles=1)
+        row |= {"loss": -parts.elbo / max(1, int(tasks.labelled.sum()))}
+        row |= {"elbo": parts.elbo, **vars(parts), "temperature": 1.0}
+        row |= {f"kl_weight_of_{site}": 1.0 for site in SITES}
+        row |= diagnose(vmtl, batch)
+        if validation is not None:
+            scores = predict(vmtl, validation, training.validation_samples).metrics()
+            row |= {f"validation_{k}": v for k, v in scores["mean"].items() if v is not None}
+        row["seconds"] = time.perf_counter() - started
+        history.append(row)
+        if on_epoch is not None:
+            on_epoch(history)
+    return _fitted(vmtl, tasks, settings, history, batch, [], log_warnings)
+
+
+def _fitted(
+    vmtl: VMTL,
+    tasks: TaskSet,
+    settings: Settings,
+    history: list[dict[str, float]],
+    batch: Batch,
+    sentences: list[str],
+    log_warnings: bool,
+) -> FittedVMTL:
+    sentences = [*explain(diagnose(vmtl, batch), vmtl), *sentences]
+    if isinstance(vmtl.classifier, NestedWeights):
+        sentences += vmtl.classifier.sentences()
+    else:
+        sentences += _in_another_unit(tasks)
     if log_warnings:
         for sentence in sentences:
             _log.warning(sentence)
@@ -244,7 +326,7 @@ def fit(
         tasks.classes,
         tasks.outputs,
         tasks.input_shape,
-        pd.DataFrame(module.history),
+        pd.DataFrame(history),
         tuple(sentences),
         tasks.columns,
     )
@@ -332,11 +414,14 @@ def _monitoring(
         folder,
         filename="best",
         monitor="validation_nll",
-        save_last=True,
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    callbacks: list[Callback] = [keep]
+    # Lightning's own `save_last` saves only where the epoch is the best as well.
+    last = ModelCheckpoint(
+        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    callbacks: list[Callback] = [keep, last]
     if patience is not None:
         stop = EarlyStopping("validation_nll", patience=patience, check_on_train_epoch_end=True)
         callbacks.append(stop)

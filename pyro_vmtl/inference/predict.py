@@ -20,7 +20,14 @@ from pyro_vmtl.inference.metrics import (
     metrics_per_task,
     regression_metrics,
 )
-from pyro_vmtl.model import SITES, VMTL, evaluating
+from pyro_vmtl.model import (
+    SITES,
+    VMTL,
+    GaussianLikelihood,
+    NestedWeights,
+    evaluating,
+    with_bias,
+)
 
 __all__ = ["Predictions", "predict"]
 
@@ -131,7 +138,7 @@ def predict(
     _check(vmtl, tasks, num_samples, batch_size)
     if tasks.is_classification and _is_certain(vmtl):
         num_samples = 1  # every draw says the same
-    device = next(vmtl.parameters()).device
+    device = vmtl.device
     if batch_size is None:
         width = vmtl.encoder.latent_dim + 2 * tasks.num_outputs
         batch_size = max(1, 2**24 // (num_samples * tasks.num_tasks * width))
@@ -139,9 +146,13 @@ def predict(
     rows: list[Tensor] = []
     with evaluating(vmtl), _fixed_noise(seed, device):
         weights: Tensor | None = None
+        moments = _moments(vmtl, num_samples)
         for batch in _chunks(tasks, batch_size):
             batch = batch.to(device)
-            piece, weights = _predict_batch(vmtl, batch, num_samples, weights)
+            if moments is not None:
+                piece = _predict_conjugate(vmtl, batch, moments)
+            else:
+                piece, weights = _predict_batch(vmtl, batch, num_samples, weights)
             present = batch.index >= 0
             pieces.append(piece.pick(present))
             rows.append(batch.index[present].cpu())
@@ -239,6 +250,47 @@ class _Piece(NamedTuple):
         )
 
 
+class _Moments(NamedTuple):
+    """q(w) given each of S draws: ``[S, T, K, q]``, ``[S, T, K, q, q]``; noise ``[S, T, K]``."""
+
+    loc: Tensor
+    covariance: Tensor
+    noise: Tensor
+
+
+def _moments(vmtl: VMTL, num_samples: int) -> _Moments | None:
+    """Of conjugate weights, given their draws of partitions and scales, evenly thinned."""
+    classifier = vmtl.classifier
+    if not isinstance(classifier, NestedWeights):
+        return None
+    loc, covariance = classifier.by_draw()
+    noise = classifier.draws.noise
+    chosen = torch.linspace(0, len(loc) - 1, min(num_samples, len(loc)), device=loc.device).long()
+    return _Moments(loc[chosen], covariance[chosen], noise[chosen])
+
+
+def _predict_conjugate(vmtl: VMTL, batch: Batch, moments: _Moments) -> _Piece:
+    """Weights given a draw are Gaussian, and so is eta: no weights need to be drawn."""
+    classifier = vmtl.classifier
+    assert isinstance(classifier, NestedWeights)
+    law = vmtl.encoder(batch.x)
+    count = len(moments.loc)
+    representations = law.sample(torch.Size([count])) if vmtl.encoder.has_density else law.sample()
+    features = with_bias(representations.double(), classifier.event_shape[-1])
+    loc, variance = classifier.predictor(features, moments.loc, moments.covariance)
+    if isinstance(vmtl.likelihood, GaussianLikelihood):
+        noise = moments.noise.unsqueeze(2)
+        density = vmtl.likelihood.given(loc, variance, noise)
+        return _regression(density, batch, vmtl.likelihood.given(loc, noise=noise))
+    # A Latin hypercube over draws: of each logit every share of its Gaussian comes once.
+    ranks = torch.stack([torch.randperm(count) for _ in range(loc.shape[-1])], -1)
+    nodes = torch.special.ndtri((ranks.double() + 0.5) / count).to(loc.device)
+    predictor = loc + variance.sqrt() * nodes[:, None, None]
+    likelihood = vmtl.likelihood.given(predictor)
+    assert isinstance(likelihood, torch.distributions.Categorical)
+    return _classification(likelihood, batch)
+
+
 def _predict_batch(
     vmtl: VMTL, batch: Batch, num_samples: int, weights: Tensor | None
 ) -> tuple[_Piece, Tensor]:
@@ -272,11 +324,20 @@ def _classification(likelihood: torch.distributions.Categorical, batch: Batch) -
     return _Piece(mean, log_density, total, aleatoric, epistemic)
 
 
-def _regression(likelihood: torch.distributions.Distribution, batch: Batch) -> _Piece:
+def _regression(
+    likelihood: torch.distributions.Distribution,
+    batch: Batch,
+    given: torch.distributions.Distribution | None = None,
+) -> _Piece:
+    """A mixture over draws.
+
+    :param likelihood: a component for every draw.
+    :param given: the same with the weights known, where components integrate over them.
+    """
     density = likelihood.log_prob(batch.y)
     log_density = density.logsumexp(0) - math.log(len(density))
-    aleatoric = likelihood.variance.mean(0)
+    aleatoric = (likelihood if given is None else given).variance.mean(0)
     means = likelihood.mean
-    epistemic = means.var(0, correction=0)
+    epistemic = means.var(0, correction=0) + likelihood.variance.mean(0) - aleatoric
     draws = likelihood.sample()
     return _Piece(means.mean(0), log_density, aleatoric + epistemic, aleatoric, epistemic, draws)

@@ -198,6 +198,7 @@ class TrainingModule(lightning.LightningModule):
         self._validation = validation
         self._on_epoch = on_epoch
         self._num_labelled = float(batches.tasks.sizes.sum())
+        self._mean_size = self._num_labelled / vmtl.num_tasks
         self._epoch_loss = torch.zeros(())
         self._last_batch: Batch | None = None
         self._started_at = time.perf_counter()
@@ -265,25 +266,36 @@ class TrainingModule(lightning.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         step, total, settings = self.global_step, self.total_steps, self.settings
         self.vmtl.set_temperature(settings.temperature(step, total))
-        for site, schedule in zip(
-            SITES, (settings.kl_weights, settings.kl_representations), strict=True
-        ):
-            self.vmtl.tempering[site] = schedule(step, total)
+        # Of a mean over a task's samples, a KL that is paid once is a larger share than of their
+        # sum, of which a KL weight is told.
+        factor = self._mean_size if settings.loss == "task_means" else 1.0
+        of_representations = factor if self.vmtl.encoder.layer() is not None else 1.0
+        self.vmtl.tempering.update(
+            weights=settings.kl_weights(step, total) * factor,
+            representations=settings.kl_representations(step, total) * of_representations,
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        by_task = self.settings.loss == "task_means"
-        losses = self._task_means(batch) if by_task else self._elbo(batch)
+        if self.settings.loss == "task_means":
+            losses = self._losses(self._of_equal_tasks(batch)) / self._mean_size
+        else:
+            losses = self._losses(batch) / self._num_labelled
         loss = losses.sum()
         if self._gradients is not None:
             self._step(self._gradients, losses)
             loss = loss.detach()
         self._epoch_loss = self._epoch_loss + loss.detach()
-        self._last_batch = batch
         return loss
 
-    def _elbo(self, batch: Batch) -> Tensor:
-        """Minus the tempered ELBO of every program, in nats a sample."""
-        return self._losses(batch) / self._num_labelled
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.vmtl.update(batch, last=batch_idx + 1 == len(self.batches))
+        self._last_batch = batch
+
+    def _of_equal_tasks(self, batch: Batch) -> Batch:
+        """The batch with every task counting alike, as one of mean size."""
+        count = batch.mask.sum(1, keepdim=True).clamp_min(1)
+        scale = (self._mean_size / count).to(batch.scale.dtype).expand_as(batch.scale)
+        return dataclasses.replace(batch, scale=scale)
 
     def _losses(self, batch: Batch) -> Tensor:
         """Minus the tempered ELBO of every program; of each task, ``[T]``, to weigh gradients."""
@@ -309,18 +321,6 @@ class TrainingModule(lightning.LightningModule):
         optimizer.step()
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
-
-    def _task_means(self, batch: Batch) -> Tensor:
-        """Summed over tasks, the mean over a task's samples plus the KL of its weights."""
-        count = batch.mask.sum(1, keepdim=True).clamp_min(1)
-        share = count.reciprocal().to(batch.scale.dtype).expand_as(batch.scale)
-        means = dataclasses.replace(batch, scale=share)
-        loss = self._losses(means)
-        # To a sum over N_t samples, which all else looks at, this KL weight is N_t as large.
-        paid_once = SITES if self.vmtl.encoder.layer() is not None else ("weights",)
-        for site in paid_once:
-            self.vmtl.tempering[site] *= self._num_labelled / self.vmtl.num_tasks
-        return loss
 
     def on_train_epoch_end(self) -> None:
         assert self._last_batch is not None

@@ -191,6 +191,8 @@ def _leave_one_out(fitted: FittedVMTL, train: TaskSet, num_samples: int, seed: i
     reason = ""
     if vmtl.classifier.is_point:
         reason = "the weights are point estimates, of which there are no draws"
+    elif vmtl.classifier.is_conjugate:
+        reason = "partitions and scales were drawn given every sample and stay as they are"
     elif "weights" in vmtl.borrowing and not vmtl.lenders.own_evidence:
         reason = (
             f"the lenders are {type(vmtl.lenders).__name__}: the prior contains the task's data"
@@ -200,7 +202,7 @@ def _leave_one_out(fitted: FittedVMTL, train: TaskSet, num_samples: int, seed: i
             _LOO(np.nan, int((labelled & (task == t)).sum()), reason=reason)
             for t in range(train.num_tasks)
         ]
-    device = next(vmtl.parameters()).device
+    device = vmtl.device
     draws = posterior_draws(vmtl, train, num_samples, keep=("weights",), seed=seed)
     assert draws.weights is not None
     weights = torch.from_numpy(draws.weights).to(device).unsqueeze(-3)

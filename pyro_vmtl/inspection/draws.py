@@ -14,10 +14,9 @@ from pyro_vmtl.distributions import (
     PosteriorMixture,
     RelatednessGates,
     RelatednessWeights,
-    chance_of_relatives,
 )
 from pyro_vmtl.inference.fit import FittedVMTL
-from pyro_vmtl.model import VMTL, Borrowing, Clustered
+from pyro_vmtl.model import VMTL, Borrowing
 
 __all__ = [
     "BASE",
@@ -104,10 +103,7 @@ def relatedness_before_data(vmtl: VMTL, site: str) -> float:
 
     1 / L; 1/2 for gates; for hidden clusters the chance that two tasks share one.
     """
-    borrowing = borrowing_of(vmtl, site)
-    if isinstance(borrowing.pool, Clustered):
-        return chance_of_relatives(borrowing.pool.concentration)
-    return 1 / borrowing.lender_of_slot.shape[-1] if borrowing.pool.sums_to_one else 0.5
+    return borrowing_of(vmtl, site).chance_before_data()
 
 
 @torch.no_grad()

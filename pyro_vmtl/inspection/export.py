@@ -342,7 +342,9 @@ def leave_one_out(fitted: FittedVMTL) -> dict[str, Any]:
     if tempered:
         weights = ", ".join(f"{site} at {weight:g}" for site, weight in tempered.items())
         reasons.append(f"the posterior is tempered (KL weight of {weights}, not 1)")
-    if vmtl.borrowing and isinstance(vmtl.lenders, Recursive):
+    if vmtl.classifier.is_conjugate:
+        reasons.append("partitions and scales were drawn given every sample and stay as they are")
+    elif vmtl.borrowing and isinstance(vmtl.lenders, Recursive):
         reasons.append(
             "with recursive lenders a sample's evidence comes back to its task through the others"
         )
@@ -377,7 +379,9 @@ def _prior_note(fitted: FittedVMTL) -> dict[str, str]:
     weights = "N(0, I)"
     if vmtl.learned_prior is not None:
         weights = f"{vmtl.pool}, fitted to the tasks' data"
-    if "weights" in vmtl.borrowing:
+    if vmtl.classifier.is_conjugate:
+        weights = f"pool {vmtl.pool}: what the data of the other tasks say"
+    elif "weights" in vmtl.borrowing:
         weights = (
             f"pool {vmtl.pool} over {type(vmtl.lenders).__name__} lenders: posteriors that were "
             "fitted to the tasks' data"

@@ -106,7 +106,7 @@ def posterior_draws(
     :param seed: of the draws.
     """
     vmtl.eval()
-    device = next(vmtl.parameters()).device
+    device = vmtl.device
     kept = len(range(0, num_samples, thin))
     out = _allocate(vmtl, tasks, num_samples, kept, keep)
     size, batch_size = _sizes(vmtl, tasks, num_samples, repeats)
@@ -200,7 +200,7 @@ def prior_draws(
     :param keep: ``weights`` or nothing.
     """
     vmtl.eval()
-    device = next(vmtl.parameters()).device
+    device = vmtl.device
     kept = len(range(0, num_samples, thin))
     out = _allocate(vmtl, tasks, num_samples, kept, keep)
     out.log_likelihood = np.empty((0, len(tasks)), np.float32)

@@ -24,7 +24,7 @@ from pyro_vmtl.inspection.draws import (
     responsibility_draws,
     sums_to_one,
 )
-from pyro_vmtl.model import ClusteredBorrowing
+from pyro_vmtl.model import ClusteredBorrowing, NestedBorrowing
 
 __all__ = [
     "COLUMNS",
@@ -138,7 +138,8 @@ def partitions(fitted: FittedVMTL, site: str = "weights") -> pd.DataFrame:
         table = partitions(fitted)
         clusters = table["partition"].iloc[0]  # (("task 0", "task 3"), ("task 1", "task 2"))
 
-    :param fitted: a model whose pool is :class:`pyro_vmtl.Clustered`.
+    :param fitted: a model whose pool is :class:`pyro_vmtl.Nested` or
+        :class:`pyro_vmtl.Clustered`.
     :param site: what is borrowed: ``weights``, or ``representations`` where they borrow by that
         pool too.
     :raises InputError: for another pool, or what is no fitted model.
@@ -174,7 +175,7 @@ def partitions(fitted: FittedVMTL, site: str = "weights") -> pd.DataFrame:
     return table
 
 
-def _clustered(fitted: FittedVMTL, site: str) -> ClusteredBorrowing:
+def _clustered(fitted: FittedVMTL, site: str) -> ClusteredBorrowing | NestedBorrowing:
     names = {"weights": "pool", "representations": "representation_pool"}
     if site not in names:
         raise InputError(f"the site is {site!r}; expected one of {list(names)}.")
@@ -184,11 +185,11 @@ def _clustered(fitted: FittedVMTL, site: str) -> ClusteredBorrowing:
         )
     borrows = site in fitted.vmtl.borrowing
     borrowing = borrowing_of(fitted.vmtl, site) if borrows else None
-    if not isinstance(borrowing, ClusteredBorrowing):
+    if not isinstance(borrowing, (ClusteredBorrowing, NestedBorrowing)):
         pool = getattr(fitted.settings, names[site])
         raise InputError(
             f"the {names[site]} is {type(pool).__name__}, which draws no partitions of tasks; "
-            "expected Clustered (relatedness() tells of every pool)."
+            "expected Nested or Clustered (relatedness() tells of every pool)."
         )
     return borrowing
 

@@ -47,14 +47,16 @@ def task_kls(vmtl: VMTL, num_samples: int = 20, seed: int = 0) -> dict[str, list
     layer = vmtl.encoder.layer()
     own_layers = layer is not None and len(layer.loc) == vmtl.num_tasks
     totals = {site: torch.zeros(vmtl.num_tasks) for site in SITES[: 1 + own_layers]}
-    with fixed_noise(seed, next(vmtl.parameters()).device):
+    with fixed_noise(seed, vmtl.device):
         # A draw at a time: the components of a prior may differ from draw to draw.
         for _ in range(num_samples if vmtl.borrowing else 1):
             draw = {
                 site: borrowing_of(vmtl, site).relatedness_posterior().sample()
                 for site in vmtl.borrowing
             }
-            kl = kl_divergence(vmtl.classifier(), vmtl.weights_prior(draw.get("weights")))
+            kl = kl_divergence(
+                vmtl.classifier(draw.get("weights")), vmtl.weights_prior(draw.get("weights"))
+            )
             totals["weights"] += kl.reshape(-1).cpu()
             if own_layers and layer is not None:
                 loc, scale = layer.loc.unsqueeze(1), layer.scale.unsqueeze(1)

@@ -26,6 +26,7 @@ from pyro_vmtl.model.likelihoods import (
 )
 from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Spread, Standard
 from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
+from pyro_vmtl.model.priors.nested import Nested, NestedBorrowing, NestedWeights
 from pyro_vmtl.model.vmtl import SITES, VMTL
 
 __all__ = [
@@ -55,6 +56,9 @@ __all__ = [
     "Linear",
     "MeanFieldWeights",
     "Mixture",
+    "Nested",
+    "NestedBorrowing",
+    "NestedWeights",
     "PerTask",
     "PointWeights",
     "Pool",

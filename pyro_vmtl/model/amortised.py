@@ -43,9 +43,8 @@ class AmortisedWeights(WeightsPosterior):
 
     with :math:`s_n` the inverse inclusion probability. The ratio needs no correction for having
     started at 0: with a fixed encoder and whole batches it is the exact mean from the first step
-    on. In training dropout is averaged over some :math:`1 / (1 - \rho)` steps. No gradient flows
-    through the means into the encoder. They move when a gradient has been taken, and not when a
-    program is run to look at its trace; they are saved with the model, and predictions use them.
+    on. The features are those without dropout, and no gradient flows through the means into the
+    encoder. They move in :meth:`VMTL.update`, are saved with the model, and predictions use them.
 
     :param num_tasks: T.
     :param num_outputs: K.

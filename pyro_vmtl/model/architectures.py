@@ -49,10 +49,16 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Identity(Architecture):
-    """No encoder: representations are the inputs, flattened."""
+    """No encoder: representations are the inputs, flattened.
+
+    :param standardise: whether every input is standardised inside, by the mean and the standard
+        deviation of the training samples of all tasks (without a bias, by the deviation alone).
+    """
+
+    standardise: bool = False
 
     def __call__(self, input_shape: Sequence[int], num_tasks: int) -> Encoder:
-        return IdentityEncoder(input_shape)
+        return IdentityEncoder(input_shape, self.standardise)
 
     def variant(self, per_task: bool | None = None, stochastic: bool | None = None) -> "Identity":
         """Itself: without parameters there is nothing to share and nothing to be unsure of."""

@@ -100,6 +100,13 @@ class Borrowing(nn.Module):
             self.logits if self.empirical_bayes else torch.zeros_like(self.logits)
         )
 
+    def bind(self, weights: nn.Module) -> None:
+        """Called once where the weights' posterior brings its own prior along."""
+
+    def chance_before_data(self) -> float:
+        """The probability of every lender as long as nothing is known of any."""
+        return 1 / self.lender_of_slot.shape[-1] if self.pool.sums_to_one else 0.5
+
     def probabilities(self) -> Tensor:
         """The chance that each lender is picked (or its gate is open), ``[T, L]``."""
         probabilities: Tensor = self.relatedness_posterior().probs
@@ -114,14 +121,16 @@ class Borrowing(nn.Module):
         index = self.slot_of_component.unsqueeze(-2)
         return padded.gather(-1, index.expand(*padded.shape[:-1], index.shape[-1]))
 
-    def observe(self, lenders: Gaussians, moments: Tensor | None = None) -> None:
-        """Called in training with what :meth:`prior` will see; some learn from it.
+    def update(
+        self, lenders: Gaussians | None, moments: Tensor | None = None, last: bool = False
+    ) -> None:
+        """Called once an iteration: some pools learn from the lenders without gradients.
 
+        :param lenders: the tasks' posteriors, ``[T, *event]``, or None where nobody lends yet or
+            every sample has lenders of its own.
         :param moments: see :attr:`Lenders.moments`.
+        :param last: see :meth:`VMTL.update`.
         """
-
-    def advance(self) -> None:
-        """Called when an iteration has been made, that is, its gradient taken."""
 
     def prior(
         self,

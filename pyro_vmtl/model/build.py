@@ -20,6 +20,7 @@ from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
 from pyro_vmtl.model.likelihoods import CategoricalLikelihood, GaussianLikelihood, Likelihood
 from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Standard
 from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
+from pyro_vmtl.model.priors.nested import Covariance, Nested, NestedWeights
 from pyro_vmtl.model.vmtl import VMTL
 
 __all__ = ["Settings", "assemble", "from_plain", "to_plain"]
@@ -28,27 +29,36 @@ _CHOICES: dict[str, type] = {
     choice.__name__: choice
     for choice in (
         *(Identity, MLP, BayesianLinear),
-        *(Standard, Mixture, Linear, Geometric, Power, Clustered, Hierarchical),
+        *(Standard, Mixture, Linear, Geometric, Power, Clustered, Hierarchical, Nested),
         *(Recursive, Anchored),
     )
 }
-_CLASSIFIERS = ("mean_field", "point", "amortised")
+_CLASSIFIERS = ("conjugate", "mean_field", "point", "amortised")
+_FEATURES = 50  # inputs that are a vector of at most so many numbers are taken for named features
+_OPEN = "default"  # what was left to the data
 # What models that were saved before there was a choice have.
-_EARLIER: dict[str, Any] = {"classifier": "mean_field"}
+_EARLIER: dict[str, Any] = {"classifier": "mean_field", "covariance": _OPEN}
 
 
 @dataclass(frozen=True)
 class Settings:
     """All that decides a model's structure, apart from the data's shape.
 
-    :ivar encoder: settings of one of the architectures, or an :class:`Encoder` of the user's own.
-    :ivar pool: how the lenders' posteriors become the prior of a task's weights.
+    :ivar encoder: settings of one of the architectures, or an :class:`Encoder` of the user's own;
+        None, :class:`Identity` for rows of a table and other vectors of at most 50 numbers, and
+        :class:`MLP` beyond.
+    :ivar pool: the prior of a task's weights; None, :class:`Nested` where there is no encoder, and
+        :class:`Clustered` where there is one.
     :ivar representation_pool: the same for representations: where they are Gaussian, of each sample
         as seen through the other tasks; else of encoder layers, one a task.
     :ivar lenders: the class of lenders.
-    :ivar classifier: q(w): ``"mean_field"``, a Gaussian with free parameters for each task;
+    :ivar classifier: q(w): ``"conjugate"``, in closed form from the tasks' evidence, with the pool
+        ``Nested`` alone; ``"mean_field"``, a Gaussian with free parameters for each task;
         ``"point"``, a point estimate; ``"amortised"``, Gaussians that a network shared by tasks and
         classes infers from class means (VMTL-AC).
+        None, ``"conjugate"`` for the pool ``Nested`` and ``"mean_field"`` for the others.
+    :ivar covariance: of a conjugate q(w): ``"full"`` within rows, or ``"diagonal"``; None, full
+        where it fits (:class:`pyro_vmtl.model.NestedWeights`).
     :ivar bias: whether the weights have a bias as their last column.
     :ivar empirical_bayes: model and guide share the relatedness logits (the paper).
     :ivar initial_scale: standard deviation of the weights' posterior at the start (0 for points).
@@ -56,11 +66,12 @@ class Settings:
     :ivar initial_noise: noise scale of a regression at the start, in the unit of the targets.
     """
 
-    encoder: Architecture | Encoder = dataclasses.field(default_factory=MLP)
-    pool: Pool = dataclasses.field(default_factory=Clustered)
+    encoder: Architecture | Encoder | None = None
+    pool: Pool | None = None
     representation_pool: Pool = dataclasses.field(default_factory=Standard)
     lenders: type[Lenders] = Anchored
-    classifier: Literal["mean_field", "point", "amortised"] = "mean_field"
+    classifier: Literal["conjugate", "mean_field", "point", "amortised"] | None = None
+    covariance: Covariance | None = None
     bias: bool = True
     empirical_bayes: bool = False
     initial_scale: float = 0.05
@@ -70,7 +81,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("pool", "representation_pool"):
             pool = getattr(self, name)
-            if not isinstance(pool, Pool):
+            if not isinstance(pool, Pool) and not (name == "pool" and pool is None):
                 raise InputError(f"the {name} is {pool!r}; expected a pool such as Mixture()")
         if not (isinstance(self.lenders, type) and issubclass(self.lenders, Lenders)):
             raise InputError(
@@ -87,10 +98,48 @@ class Settings:
             raise InputError(
                 f"initial_jitter is {self.initial_jitter!r}; expected a number of at least 0"
             )
-        if self.classifier not in _CLASSIFIERS:
+        if self.classifier not in (None, *_CLASSIFIERS):
             raise InputError(
                 f"the classifier is {self.classifier!r}; expected one of {list(_CLASSIFIERS)}"
             )
+        if self.covariance not in (None, "full", "diagonal"):
+            raise InputError(
+                f"the covariance is {self.covariance!r}; expected 'full' or 'diagonal'"
+            )
+
+    def for_data(self, input_shape: Sequence[int], named: bool = False) -> Settings:
+        """The settings with what was left open decided for data of this shape.
+
+        :param input_shape: of one sample.
+        :param named: whether the inputs are the columns of a table.
+        :raises InputError: for choices that do not fit each other.
+        """
+        encoder, pool, classifier = self.encoder, self.pool, self.classifier
+        if encoder is None:
+            is_vector = len(input_shape) == 1 and (named or input_shape[0] <= _FEATURES)
+            encoder = Identity(standardise=True) if is_vector and self.lets_pool_nest() else MLP()
+        if pool is None:
+            wants = classifier in (None, "conjugate")
+            pool = Nested() if wants and isinstance(encoder, Identity) else Clustered()
+        nested = isinstance(pool, Nested)
+        if classifier is None:
+            classifier = "conjugate" if nested else "mean_field"
+        if nested != (classifier == "conjugate"):
+            raise InputError(
+                f"the classifier is {classifier!r} and the pool {type(pool).__name__}; expected "
+                "'conjugate' with the pool Nested, and another with other pools"
+            )
+        return dataclasses.replace(self, encoder=encoder, pool=pool, classifier=classifier)
+
+    def takes_no_gradient(self, input_shape: Sequence[int], named: bool = False) -> bool:
+        """Whether conjugate steps are all there is to a fit of data of this shape."""
+        settings = self.for_data(input_shape, named)
+        return isinstance(settings.pool, Nested) and isinstance(settings.encoder, Identity)
+
+    def lets_pool_nest(self) -> bool:
+        """Whether what was chosen goes with the pool Nested."""
+        nests = self.pool is None or isinstance(self.pool, Nested)
+        return nests and self.classifier in (None, "conjugate")
 
 
 def _is_number(value: Any) -> bool:
@@ -116,6 +165,8 @@ def assemble(
     :param num_outputs: K, classes or regression outputs.
     :param input_shape: of one sample.
     """
+    settings = settings.for_data(input_shape)
+    conjugate = settings.classifier == "conjugate"
     encoder = settings.encoder
     if isinstance(encoder, Architecture):
         encoder = encoder(input_shape, num_tasks)
@@ -127,9 +178,11 @@ def assemble(
             "or an Encoder (wrap a network as DeterministicEncoder or GaussianEncoder)"
         )
     likelihood: Likelihood = (
-        CategoricalLikelihood(num_outputs)
+        CategoricalLikelihood(num_outputs, contrasts=conjugate)
         if is_classification
-        else GaussianLikelihood(num_tasks, num_outputs, settings.initial_noise)
+        else GaussianLikelihood(
+            num_tasks, num_outputs, settings.initial_noise, learned=not conjugate
+        )
     )
     return VMTL(
         num_tasks,
@@ -147,6 +200,19 @@ def _classifier(
     settings: Settings, num_tasks: int, latent_dim: int, likelihood: Likelihood
 ) -> WeightsPosterior:
     rows, jitter = likelihood.num_outputs, settings.initial_jitter
+    if isinstance(settings.pool, Nested):
+        named = isinstance(settings.encoder, Identity)
+        return NestedWeights(
+            settings.pool,
+            num_tasks,
+            likelihood,
+            latent_dim,
+            settings.bias,
+            named,
+            # An encoder moves between two steps, and what is seen of a batch is a share.
+            rate=0.6 if named else 0.1,
+            covariance=settings.covariance,
+        )
     if settings.classifier == "point":
         return PointWeights(num_tasks, rows, latent_dim, settings.bias, jitter)
     if settings.classifier == "amortised":
@@ -169,7 +235,9 @@ def to_plain(settings: Settings) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if isinstance(value, type):
+        if value is None:
+            plain[field.name] = _OPEN
+        elif isinstance(value, type):
             plain[field.name] = {value.__name__: {}} if value.__name__ in _CHOICES else None
         elif isinstance(value, (bool, int, float, str)):
             plain[field.name] = value
@@ -193,6 +261,8 @@ def from_plain(plain: dict[str, Any], **own: Any) -> Settings:
             values[field.name] = own[field.name]
             continue
         value = plain.get(field.name, _EARLIER.get(field.name))
+        if value == _OPEN:
+            continue
         if value is None:
             raise InputError(
                 f"the {field.name} of the saved model is its author's own; pass it as "

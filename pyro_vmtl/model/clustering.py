@@ -15,6 +15,7 @@ from pyro_vmtl.distributions import (
     Gaussians,
     Partitions,
     Relatives,
+    chance_of_relatives,
     evidence_of,
     pooled_prior,
     sample_partitions,
@@ -31,8 +32,9 @@ _CHAINS, _SWEEPS, _KEPT = 8, 5, 4
 class ClusteredBorrowing(Borrowing):
     """Draws of partitions of the tasks, kept up with the lenders during training.
 
-    There are no logits to learn: every ``refresh_every`` training steps some sweeps of Gibbs
-    sampling go on from where the chains stand, given what the lenders' data say by now. The
+    There are no logits to learn: after every ``refresh_every`` training steps, and at the end of an
+    epoch, some sweeps of Gibbs sampling go on from where the chains stand, given what the lenders'
+    data say by now. The
     relatedness sites hold rows of zeros and ones, the relatives of each task in one partition.
 
     :ivar labels: draws of the clusters, ``[S, T]``, chains of a sweep together.
@@ -45,7 +47,6 @@ class ClusteredBorrowing(Borrowing):
     steps: Tensor
     prior_loc: Tensor
     prior_scale: Tensor
-    rows: Tensor
     scales: Tensor
     factors: Tensor
     of_chains: Tensor
@@ -72,18 +73,9 @@ class ClusteredBorrowing(Borrowing):
         # s, tau and kappa where the chains of partitions stand: they are not those of the lending.
         self.register_buffer("of_chains", torch.stack(draws[1:])[:, -_CHAINS:].clone())
         self.register_buffer("steps", torch.tensor(0))
-        # Twins of the buffers, so that no step waits for a device to answer.
-        self._steps, self._observed_at = 0, -1
         shape = (self.num_tasks, *self.event_shape)
         self.register_buffer("prior_loc", torch.zeros(shape))
         self.register_buffer("prior_scale", torch.ones(shape))
-        # One tensor for model and guide, which so see without looking that their laws are equal.
-        self.register_buffer("rows", self._rows(), persistent=False)
-
-    def _rows(self) -> Tensor:
-        """1 where a lender is a relative, ``[S, T, 1, L]``."""
-        slots = self.lender_of_slot.expand(len(self.labels), -1, -1)
-        return self.partitions.together().gather(-1, slots).unsqueeze(-2)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -100,8 +92,6 @@ class ClusteredBorrowing(Borrowing):
                 buffer.resize_(len(labels), *buffer.shape[1:])
             state_dict.setdefault(f"{prefix}of_chains", self.of_chains)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._steps, self._observed_at = int(self.steps), -1
-        self.rows = self._rows()
 
     @property
     def spread(self) -> Tensor:
@@ -113,28 +103,35 @@ class ClusteredBorrowing(Borrowing):
         """The draws of partitions."""
         return Partitions(*(getattr(self, name) for name in self.names_of_draws))
 
+    def chance_before_data(self) -> float:
+        return chance_of_relatives(self.pool.concentration)
+
     def relatedness_posterior(self) -> dist.TorchDistribution:
-        return Relatives(self.rows)
+        return Relatives(self.labels)
 
     def relatedness_prior(self) -> dist.TorchDistribution:
         return self.relatedness_posterior()
 
     @torch.no_grad()
-    def observe(self, lenders: Gaussians, moments: Tensor | None = None) -> None:
+    def update(
+        self, lenders: Gaussians | None, moments: Tensor | None = None, last: bool = False
+    ) -> None:
         """Go on sampling partitions where it is due, and pool the lenders anew."""
-        if lenders.loc.is_meta:
+        self.steps += 1
+        if lenders is None or lenders.loc.is_meta:
             return  # there is nothing to see
-        if self._steps % self.refresh_every or self._steps == self._observed_at:
+        steps = int(self.steps)
+        if steps % self.refresh_every and not last:
             return
         evidence = evidence_of(lenders)
         if not all(x.isfinite().all() for x in evidence):
             return  # training has diverged; the loss says so in a sentence
         generator = torch.Generator(device=lenders.loc.device)
-        generator.manual_seed(self._steps)  # so that a resumed run repeats
+        generator.manual_seed(steps)  # so that a resumed run repeats
         here = Partitions(self.labels[-_CHAINS:], *self.of_chains)
         known = self.pool.known is not None
-        if known:
-            moments = None  # they are for finding out who belongs together
+        # Moments are for finding out who belongs together.
+        moments = None if known or moments is None else moments.double()
         draws, here = sample_partitions(
             evidence,
             here,
@@ -158,15 +155,9 @@ class ClusteredBorrowing(Borrowing):
             )
         for name, values in zip(self.names_of_draws, draws, strict=True):
             getattr(self, name).resize_(values.shape).copy_(values)
-        self.rows = self._rows()
         pooled = pooled_prior(evidence, draws)
         self.prior_loc.copy_(pooled.loc.view_as(self.prior_loc))
         self.prior_scale.copy_(pooled.scale.view_as(self.prior_scale))
-        self._observed_at = self._steps
-
-    def advance(self) -> None:
-        self._steps += 1
-        self.steps += 1
 
     def prior(
         self,

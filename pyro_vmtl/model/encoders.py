@@ -48,20 +48,41 @@ class Encoder(nn.Module):
 
 
 class IdentityEncoder(Encoder):
-    """z = x, flattened.
+    """z = x, flattened, perhaps standardised.
 
     :param input_shape: of one sample.
+    :param standardise: whether z = (x - loc) / scale, which :meth:`standardise_by` sets.
     """
 
     has_density = False
+    loc: Tensor
+    scale: Tensor
 
-    def __init__(self, input_shape: Sequence[int]) -> None:
+    def __init__(self, input_shape: Sequence[int], standardise: bool = False) -> None:
         super().__init__()
         self.input_shape = tuple(input_shape)
         self.latent_dim = math.prod(input_shape)
+        self.standardises = standardise
+        if standardise:
+            self.register_buffer("loc", torch.zeros(self.latent_dim, dtype=torch.float64))
+            self.register_buffer("scale", torch.ones(self.latent_dim, dtype=torch.float64))
+
+    def standardise_by(self, x: Tensor, centre: bool = True) -> None:
+        """Take the mean and the standard deviation of these inputs, ``[N, *input]``.
+
+        :param centre: whether the mean is subtracted; without a bias it should not be.
+        """
+        x = x.flatten(1).double()
+        varies = (x != x[:1]).any(0)  # to the last digit: a mean of equal numbers may differ
+        if centre:
+            self.loc.copy_(torch.where(varies, x.mean(0), x[0]))
+        self.scale.copy_(torch.where(varies, x.std(0, correction=0), torch.ones_like(self.loc)))
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
-        return dist.Delta(x.flatten(2), event_dim=1)
+        z = x.flatten(2)
+        if self.standardises:
+            z = ((z.double() - self.loc) / self.scale).to(x.dtype)
+        return dist.Delta(z, event_dim=1)
 
 
 def _features(network: nn.Module, x: Tensor, width: int) -> Tensor:

@@ -32,9 +32,11 @@ class Lenders(nn.Module):
     N(0, I).
 
     :cvar own_evidence: whether each posterior lent comes from its task's own data alone.
+    :cvar observes: whether they learn from :meth:`observe`.
     """
 
     own_evidence = False
+    observes = False
 
     def bind(self, vmtl: VMTL) -> None:
         """Called once, at the end of the model's construction."""
@@ -65,10 +67,10 @@ class Lenders(nn.Module):
         return Gaussians(*(p.reshape(shape).movedim(0, 2) for p in (base.loc, base.scale)))
 
     def advance(self) -> None:
-        """Called when an iteration has been made, that is, its gradient taken."""
+        """Called at the end of an iteration, when its gradient step has been made."""
 
     def observe(self, features: Tensor, counts: Tensor) -> None:
-        """Called at the end of an iteration with what the weights were applied to.
+        """Called at the end of an iteration with what weights are applied to, if ``observes``.
 
         :param features: representations, the bias's 1 included, ``[T, B, q]``.
         :param counts: for how many samples each stands, ``[T, B]``; 0 for none.
@@ -76,7 +78,7 @@ class Lenders(nn.Module):
 
     @property
     def moments(self) -> Tensor | None:
-        """Second moments of the features, ``[T, q, q]``, float64; None where they are not known."""
+        """Second moments of the features, ``[T, q, q]``; None where they are not observed."""
         return None
 
     def programs(self) -> list[VMTL]:
@@ -134,6 +136,7 @@ class Anchored(Lenders):
 
     anchor: VMTL
     own_evidence = True
+    observes = True
     second_moments: Tensor
     observed: Tensor
 
@@ -157,20 +160,18 @@ class Anchored(Lenders):
         size = vmtl.classifier.event_shape[-1]
         self.register_buffer("second_moments", torch.zeros(vmtl.num_tasks, size, size))
         self.register_buffer("observed", torch.tensor(False))
-        self._observed = False  # the twin, so that no step waits for a device to answer
 
     @torch.no_grad()
     def observe(self, features: Tensor, counts: Tensor) -> None:
         moments = (features * counts.unsqueeze(-1)).mT @ features
         moments = moments / counts.sum(-1)[:, None, None].clamp_min(1e-12)
-        self.second_moments.lerp_(moments, _RENEWAL if self._observed else 1.0)
-        if not self._observed:
-            self._observed = True
-            self.observed.fill_(True)
+        rate = torch.where(self.observed, _RENEWAL, 1.0).to(moments)
+        self.second_moments.lerp_(moments, rate)
+        self.observed.fill_(True)
 
     @property
-    def moments(self) -> Tensor | None:
-        return self.second_moments.double() if self._observed else None
+    def moments(self) -> Tensor:
+        return self.second_moments
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -178,8 +179,6 @@ class Anchored(Lenders):
         for name, buffer in self._buffers.items():  # models of earlier versions lack them
             state_dict.setdefault(f"{prefix}{name}", buffer)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        if self._buffers:
-            self._observed = bool(self.observed)
 
     def weights(self, vmtl: VMTL) -> Gaussians | None:
         return self.anchor.classifier.gaussians().detach()

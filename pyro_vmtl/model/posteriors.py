@@ -19,18 +19,21 @@ class WeightsPosterior(nn.Module):
     :ivar event_shape: ``[K, d_z + 1]``, the bias as last column (``d_z`` without a bias).
     :cvar is_point: whether it is a point estimate, of which nothing can be said about uncertainty.
     :cvar observes: whether it learns from :meth:`observe`.
+    :cvar is_conjugate: whether it moves by conjugate steps, brings the prior of the weights along,
+        and takes no gradient (:class:`pyro_vmtl.model.NestedWeights`).
     """
 
     event_shape: torch.Size
     is_point = False
     observes = False
+    is_conjugate = False
 
     def gaussians(self) -> Gaussians:
         """The T posteriors, ``[T, K, d_z + 1]``."""
         raise NotImplementedError
 
     def observe(self, batch: Batch, features: Tensor) -> None:
-        """Called in training when a gradient has been taken, where ``observes`` is set.
+        """Called at the end of an iteration, where ``observes`` is set.
 
         :param batch: the batch of the step.
         :param features: the encoder's means of its representations, ``[T, B, d_z]``, no gradient.
@@ -39,8 +42,11 @@ class WeightsPosterior(nn.Module):
     def forget(self) -> None:
         """Be as wide as N(0, I), where that is a setting: know nothing yet."""
 
-    def forward(self) -> dist.TorchDistribution:
-        """q(w), batch shape ``[T, 1]``, event shape ``[K, d_z + 1]``."""
+    def forward(self, draw: Tensor | None = None) -> dist.TorchDistribution:
+        """q(w), batch shape ``[T, 1]``, event shape ``[K, d_z + 1]``.
+
+        :param draw: of ``relatedness_weights``, for a posterior that depends on it.
+        """
         loc, scale = self.gaussians()
         return dist.Normal(loc.unsqueeze(1), scale.unsqueeze(1)).to_event(2)
 
@@ -121,5 +127,5 @@ class PointWeights(WeightsPosterior):
     def gaussians(self) -> Gaussians:
         return Gaussians(self.loc, torch.zeros_like(self.loc))
 
-    def forward(self) -> dist.TorchDistribution:
+    def forward(self, draw: Tensor | None = None) -> dist.TorchDistribution:
         return dist.Delta(self.loc.unsqueeze(1), event_dim=2)

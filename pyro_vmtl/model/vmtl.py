@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+import weakref
+from collections.abc import Callable, Iterator
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule
+from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
+from torch.distributions import constraints, kl_divergence
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.encoders import Encoder
+from pyro_vmtl.model.evaluation import evaluating
 from pyro_vmtl.model.lenders import Lenders, Recursive
 from pyro_vmtl.model.likelihoods import Likelihood, with_bias
 from pyro_vmtl.model.pools import Mixture, Pool, Standard
 from pyro_vmtl.model.posteriors import WeightsPosterior
+from pyro_vmtl.model.priors.nested import NestedWeights
 
 __all__ = ["SITES", "VMTL"]
 
@@ -45,15 +50,21 @@ class VMTL(PyroModule):
     as last column), ``representations`` (``[T, B, d_z]``) and ``targets`` (``[T, B]`` or
     ``[T, B, K]``).
     Plates: ``tasks`` (dim -2) and ``samples`` (dim -1). Any ELBO or effect handler of Pyro works on
-    ``model`` and ``guide``.
+    ``model`` and ``guide``: running them changes nothing. What moves besides gradients moves in
+    :meth:`update`.
 
     Example::
 
-        >>> from pyro.infer import TraceMeanField_ELBO
+        >>> from pyro.infer import SVI, TraceMeanField_ELBO
+        >>> from pyro.optim import Adam
         >>> import pyro_vmtl as pv
         >>> tasks = pv.digit_domains(shots=3).train
-        >>> vmtl = pv.build(tasks, pool=pv.Mixture())
-        >>> loss = TraceMeanField_ELBO().differentiable_loss(vmtl.model, vmtl.guide, tasks.dense())
+        >>> vmtl = pv.build(tasks, pool=pv.Mixture(), lenders=pv.Recursive)
+        >>> svi = SVI(vmtl.model, vmtl.guide, Adam({"lr": 0.003}), TraceMeanField_ELBO())
+        >>> batch = tasks.dense()
+        >>> for _ in range(1000):
+        ...     loss = svi.step(batch)
+        ...     vmtl.update(batch)
 
     :param num_tasks: T.
     :param encoder: q(z | x).
@@ -126,8 +137,27 @@ class VMTL(PyroModule):
                 f"the pool is {self.pool}, and the weights are point estimates, whose scales of 0 "
                 "nobody can borrow or learn a prior from; expected the pool Standard"
             )
-        if self.borrowing:
+        if isinstance(classifier, NestedWeights):
+            self._bind_nested(classifier)
+        elif self.borrowing:
             self.lenders.bind(self)
+
+    def _bind_nested(self, weights: NestedWeights) -> None:
+        """The weights bring their prior along: nobody lends them any."""
+        if "weights" in self.borrowing:
+            self._borrowing("weights").bind(weights)
+        if "representations" not in self.borrowing:
+            self.lenders = Recursive()
+        elif not isinstance(self.lenders, Recursive):
+            raise InputError(
+                f"the lenders of representations are {type(self.lenders).__name__}, and the "
+                "weights are conjugate; expected Recursive"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     @property
     def needs_views(self) -> bool:
@@ -183,7 +213,8 @@ class VMTL(PyroModule):
             self._untempered = False
 
     def _tempered(self, site: str) -> contextlib.AbstractContextManager[object]:
-        weight = 1.0 if self._untempered else self.tempering[site]
+        conjugate = site == "weights" and self.classifier.is_conjugate  # it knows Bayes' rule alone
+        weight = 1.0 if self._untempered or conjugate else self.tempering[site]
         if weight == 1:
             return contextlib.nullcontext()
         if weight == 0:  # poutine.scale refuses 0
@@ -215,21 +246,13 @@ class VMTL(PyroModule):
         assert isinstance(borrowing, Borrowing)
         return borrowing
 
-    def _borrowed(
-        self, site: str, draw: Tensor, lenders: Gaussians, present: Tensor | None = None
-    ) -> dist.TorchDistribution:
-        borrowing = self._borrowing(site)
-        if self.training and torch.is_grad_enabled():
-            # Moments are those of what the weights are applied to.
-            moments = self.lenders.moments if site == "weights" else None
-            borrowing.observe(lenders, moments)
-        return borrowing.prior(draw, lenders, present)
-
     def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution:
         """p(w | alpha), batch shape ``[..., T, 1]``; where nobody lends N(0, I), or as learned.
 
         :param draw: of ``relatedness_weights``, ``[..., T, 1, L]``, or None.
         """
+        if isinstance(self.classifier, NestedWeights):
+            return self.classifier.weights_prior(draw)
         if self.learned_prior is not None:
             learned: dist.TorchDistribution = self.learned_prior()
             return learned
@@ -237,7 +260,7 @@ class VMTL(PyroModule):
         if draw is None or lenders is None:
             shape = (self.num_tasks, 1, *self.classifier.event_shape)
             return _standard_normal(shape, 2, self.classifier.gaussians().loc)
-        return self._borrowed("weights", draw, lenders)
+        return self._borrowing("weights").prior(draw, lenders)
 
     def layer_prior(self, layer: Gaussians, draw: Tensor | None) -> dist.TorchDistribution:
         """p(Phi | beta) of the encoder's Bayesian layer, batch shape ``[1 or T, 1]``.
@@ -248,7 +271,7 @@ class VMTL(PyroModule):
         lenders = self.lenders.layers(self) if draw is not None else None
         if draw is None or lenders is None:
             return _standard_normal((len(layer.loc), 1, *layer.loc.shape[1:]), 2, layer.loc)
-        return self._borrowed("representations", draw, lenders)
+        return self._borrowing("representations").prior(draw, lenders)
 
     def representations_prior(self, batch: Batch, draw: Tensor | None) -> dist.TorchDistribution:
         """p(z | x, beta), batch shape ``[..., T, B]``: N(0, I) but for samples with views.
@@ -259,7 +282,8 @@ class VMTL(PyroModule):
         if draw is not None and batch.views is not None:
             lenders = self.lenders.views(self, batch.views.x)
             if lenders is not None:
-                return self._borrowed("representations", draw, lenders, batch.views.present)
+                borrowing = self._borrowing("representations")
+                return borrowing.prior(draw, lenders, batch.views.present)
         return _standard_normal((*batch.mask.shape, self.encoder.latent_dim), 1, batch.x)
 
     def _layer_kl(self, draw: Tensor | None) -> Tensor | None:
@@ -269,6 +293,16 @@ class VMTL(PyroModule):
         posterior = dist.Normal(layer.loc.unsqueeze(1), layer.scale.unsqueeze(1)).to_event(2)
         return kl_divergence(posterior, self.layer_prior(layer, draw))
 
+    def _state_parameters(self) -> None:
+        """A param statement for each, as ``SVI`` wants them.
+
+        A PyroModule states its own when it is called; programs are methods. And ``SVI`` asks a
+        value for the parameter behind it, which the statements of local parameters do not give.
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                _param(name, parameter, name=name, constraint=constraints.real)
+
     def model(self, batch: Batch, observed: bool = True) -> Tensor:
         """The generative program.
 
@@ -276,6 +310,7 @@ class VMTL(PyroModule):
         :param observed: whether ``batch.y`` are the targets; otherwise they are drawn.
         :return: the targets, ``[T, B]`` or ``[T, B, K]``.
         """
+        self._state_parameters()
         with pyro.plate("tasks", self.num_tasks, dim=-2):
             relatedness = self._relatedness("prior")
             with self._tempered("weights"):
@@ -292,42 +327,47 @@ class VMTL(PyroModule):
 
     def guide(self, batch: Batch, observed: bool = True) -> None:
         """The mean-field posterior; the same arguments as :meth:`model`."""
+        self._state_parameters()
         with pyro.plate("tasks", self.num_tasks, dim=-2):
-            self._relatedness("posterior")
+            relatedness = self._relatedness("posterior")
             with self._tempered("weights"):
-                weights: Tensor = pyro.sample("weights", self.classifier())
+                pyro.sample("weights", self.classifier(relatedness.get("weights")))
             with self._plate_of_samples(batch):
                 context = self._tempered("representations")
-                law = self.encoder(batch.x)
                 with context if self.encoder.has_density else _masked():
-                    pyro.sample("representations", law)
-            self._advance_after(weights, batch, law)
+                    pyro.sample("representations", self.encoder(batch.x))
 
-    def _advance_after(
-        self, weights: Tensor, batch: Batch, representations: dist.TorchDistribution
-    ) -> None:
-        # An iteration is made when its gradient is taken. Until then every particle has the same
-        # prior, and running a program to look at its trace changes nothing.
-        watched = len(self.borrowing) > 0 or self.classifier.observes
-        if not (self.training and weights.requires_grad and watched):
-            return
+    @torch.no_grad()
+    def update(self, batch: Batch, last: bool = False) -> None:
+        """Move all that moves besides gradients: once an iteration, after its gradient step.
 
-        def made(gradient: Tensor) -> None:
-            handle.remove()  # a gradient that is taken in parts is one iteration all the same
-            means = representations.mean.detach()
-            if self.borrowing:
-                features = with_bias(means, self.classifier.event_shape[-1])
-                self.lenders.observe(features, batch.mask * batch.scale)
-                self._advance()
-            if self.classifier.observes:
-                self.classifier.observe(batch, means)
+        Lenders go on to the posteriors as they are now, running means take in the batch, and
+        partitions are sampled when it is their turn. :meth:`model` and :meth:`guide` change
+        nothing.
 
-        handle = weights.register_hook(made)
-
-    def _advance(self) -> None:
-        self.lenders.advance()
+        :param batch: the batch of the iteration.
+        :param last: whether training ends or pauses here, so that partitions are sampled now.
+        """
+        with evaluating(self.encoder):  # what is remembered has no dropout noise
+            if isinstance(self.classifier, NestedWeights):
+                self.classifier.update(batch, self.encoder(batch.x), self.likelihood, last)
+            for program in self.programs()[1:]:
+                program.update(batch, last)
+            lends = len(self.borrowing) > 0
+            if self.classifier.observes or (lends and self.lenders.observes):
+                means = self.encoder(batch.x).mean
+                if self.classifier.observes:
+                    self.classifier.observe(batch, means)
+                if lends:
+                    features = with_bias(means, self.classifier.event_shape[-1])
+                    self.lenders.observe(features, batch.mask * batch.scale)
+        if lends:
+            self.lenders.advance()
+        lent = {"weights": self.lenders.weights, "representations": self.lenders.layers}
         for site in self.borrowing:
-            self._borrowing(site).advance()
+            # Moments are those of what the weights are applied to.
+            moments = self.lenders.moments if site == "weights" else None
+            self._borrowing(site).update(lent[site](self), moments, last)
 
     def _representations(self, batch: Batch, relatedness: Tensor | None) -> Tensor:
         if self.encoder.has_density:
@@ -350,6 +390,15 @@ class VMTL(PyroModule):
             # Plates to the left (vectorised particles) remain; those of tasks are summed.
             with self._tempered("representations"):
                 pyro.factor("layer_kl", -kl.sum((-2, -1), keepdim=True), has_rsample=False)
+
+
+def _constrained(name: str, parameter: nn.Parameter, constraint: object) -> Tensor:
+    value = parameter.view_as(parameter)  # a mark on the parameter itself could not be pickled
+    value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+    return value
+
+
+_param: Callable[..., Tensor] = effectful(_constrained, type="param")
 
 
 def _masked() -> contextlib.AbstractContextManager[object]:

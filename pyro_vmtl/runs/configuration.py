@@ -12,7 +12,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pyro_vmtl.data import TaskSplits
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import TrainingSettings
-from pyro_vmtl.model import Architecture, Encoder, Settings
+from pyro_vmtl.model import MLP, Architecture, Encoder, Settings
 from pyro_vmtl.runs.refusals import sentence_of
 
 __all__ = ["Plan", "config_folder", "read_plan", "repeatable"]
@@ -52,20 +52,22 @@ def read_plan(config: DictConfig) -> Plan:
 
     :raises InputError: says what in it cannot be used.
     """
+    model = _make(config.model, "model")
+    model["encoder"] = _variant(model.get("encoder"), model.pop("encoder_variant", None) or {})
+    settings = Settings(
+        **model,
+        pool=None if config.get("pool") is None else _make(config.pool, "pool"),
+        representation_pool=_make(config.representation_pool, "representation_pool"),
+        lenders=_make(config.lenders, "lenders"),
+    )
+    if "validation" in config.data and config.data.validation is None:  # of a table
+        config.data.validation = 0 if settings.takes_no_gradient((1,), named=True) else 0.2
     splits = _make(config.data, "data")
     if not isinstance(splits, TaskSplits):
         raise InputError(
             f"data is a {type(splits).__name__}; expected the configuration of a task set with "
             "training, validation and test parts"
         )
-    model = _make(config.model, "model")
-    model["encoder"] = _variant(model.get("encoder"), model.pop("encoder_variant", None) or {})
-    settings = Settings(
-        **model,
-        pool=_make(config.pool, "pool"),
-        representation_pool=_make(config.representation_pool, "representation_pool"),
-        lenders=_make(config.lenders, "lenders"),
-    )
     trainer = _make(config.trainer, "trainer")
     training = {k: trainer.pop(k) for k in list(trainer) if k in _TRAINING}
     return Plan(splits, settings, TrainingSettings(**training), trainer)
@@ -78,6 +80,8 @@ def _variant(encoder: Any, choices: dict[str, bool | None]) -> Any:
         raise InputError(
             f"encoder_variant has {unknown[0]!r}; expected per_task or stochastic, true or false"
         )
+    if encoder is None:  # the data choose, unless a recipe wants a variant of the usual one
+        return MLP().variant(**choices) if choices else None
     if isinstance(encoder, Architecture):
         return encoder.variant(**choices)
     # An encoder of the user's own stays as it is: it must be what is wanted already.

@@ -204,6 +204,8 @@ def _write_inspection(
     figures = {"training": plot_training(fitted.history)[0].get_figure()}
     for site in table["site"].unique():
         figures[f"relatedness_{site}"] = plot_relatedness(table, site=site).get_figure()
+        if site not in set(over_time["site"]):  # a fit without gradients has no epochs to look at
+            continue
         row = kept_epoch(fitted.history)
         kept = None if row is None else float(fitted.history["epoch"].iloc[row])
         ax = plot_relatedness_over_time(over_time, site=site, kept=kept)

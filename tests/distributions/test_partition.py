@@ -502,10 +502,7 @@ class TestRelatives:
     )
 
     def _law(self) -> Relatives:
-        """Rows without the task itself, as a model lays them out: ``[S, T, 1, T - 1]``."""
-        others = torch.tensor([[i for i in range(4) if i != t] for t in range(4)])
-        rows = self.PARTITIONS.together().gather(-1, others.expand(4, -1, -1))
-        return Relatives(rows.unsqueeze(-2))
+        return Relatives(self.PARTITIONS.labels)
 
     def test_together_says_who_shares_a_cluster(self) -> None:
         together = self.PARTITIONS.together()
@@ -532,7 +529,9 @@ class TestRelatives:
 
     def test_a_draw_is_one_partition_for_all_tasks(self) -> None:
         law = self._law()
-        partitions = {tuple(rows.flatten().tolist()) for rows in law.rows}
+        others = torch.tensor([[i for i in range(4) if i != t] for t in range(4)])
+        rows = self.PARTITIONS.together().gather(-1, others.expand(4, -1, -1))
+        partitions = {tuple(row.flatten().tolist()) for row in rows}
         draws = law.expand(torch.Size([50, 4, 1])).rsample(torch.Size([4]))
         seen = {tuple(draw.flatten().tolist()) for draw in draws.reshape(200, -1)}
         assert seen == partitions

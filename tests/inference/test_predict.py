@@ -53,7 +53,9 @@ def _tasks(kind: str, sizes: tuple[int, ...] = (7, 2, 4)) -> TaskSet:
 
 
 def _make(tasks: TaskSet, encoder: Architecture, **choices: Any) -> VMTL:
-    settings = Settings(encoder, initial_scale=0.5, initial_jitter=1.0, **choices)
+    # Conjugate weights need no draws: tests/model/priors/test_nested.py has them.
+    own = {"classifier": "mean_field", "initial_scale": 0.5, "initial_jitter": 1.0}
+    settings = Settings(encoder, **{**own, **choices})
     return assemble(
         settings, tasks.num_tasks, tasks.num_outputs, tasks.input_shape, tasks.is_classification
     )
@@ -185,7 +187,8 @@ class TestUncertainty:
             task=torch.zeros(2, dtype=torch.int64),
             classes=("0", "1"),
         )
-        vmtl = assemble(Settings(Identity(), bias=False, initial_scale=3.0), 1, 2, (1,), True)
+        settings = Settings(Identity(), classifier="mean_field", bias=False, initial_scale=3.0)
+        vmtl = assemble(settings, 1, 2, (1,), True)
         classifier: Any = vmtl.classifier
         with torch.no_grad():
             classifier.loc.fill_(2.0)

@@ -93,6 +93,7 @@ class TestEveryParameter:
             module.on_train_batch_start(batch, step)
             loss = module.training_step(batch, step)
             loss.backward()
+            module.on_train_batch_end(loss, batch, step)
         for name, parameter in module.vmtl.named_parameters():
             assert parameter.requires_grad, name
             assert parameter.grad is not None, name
@@ -153,11 +154,11 @@ class TestTheLoss:
         ids=str,
     )
     @pytest.mark.parametrize("is_weighed", [False, True])
-    def test_of_means_is_the_elbo_with_the_kl_weights_it_leaves_behind(
+    def test_of_means_is_the_elbo_with_the_kl_weights_that_are_set(
         self, encoder: Architecture, is_weighed: bool
     ) -> None:
-        """In tasks of equal size both losses count samples alike; what is read off as KL weights
-        afterwards, by diagnostics and tables, is what a sum over samples would have been given."""
+        """In tasks of equal size both losses count samples alike; the KL weights that a step has,
+        and that diagnostics and tables read off, are those of a sum over samples."""
         own = isinstance(encoder, BayesianLinear) and encoder.per_task
         settings = Settings(encoder, Mixture(), Mixture() if own else Standard(), Recursive)
         training = TrainingSettings(
@@ -170,13 +171,13 @@ class TestTheLoss:
         )
         module, batch = _module(settings, training)
         module.on_train_batch_start(batch, 0)
+        assert module.vmtl.tempering["weights"] == pytest.approx(0.02 * 4)
         torch.manual_seed(1)
         means = module.training_step(batch, 0)
         torch.manual_seed(1)
         elbo: Any = module.elbo.elbo
         expected = elbo.differentiable_loss(module.vmtl.model, module.vmtl.guide, batch)
         torch.testing.assert_close(means, expected / 4)  # 4 samples a task
-        assert module.vmtl.tempering["weights"] == pytest.approx(0.02 * 4)
 
     @pytest.mark.parametrize("site", SITES)
     def test_of_means_is_refused_where_evidence_is_added_up(self, site: str) -> None:

@@ -403,7 +403,9 @@ def test_the_partitions_of_a_fit_agree_with_its_relatedness(make_fit: MakeFit) -
 
 def test_partitions_need_a_pool_that_draws_them(make_fit: MakeFit) -> None:
     for settings, name in (("mixture", "Mixture"), ("power", "Power"), ("standard", "Standard")):
-        with pytest.raises(InputError, match=rf"the pool is {name}, .* expected Clustered"):
+        with pytest.raises(
+            InputError, match=rf"the pool is {name}, .* expected Nested or Clustered"
+        ):
             partitions(make_fit(settings)[0])
     clustered, _ = make_fit("clustered")
     with pytest.raises(InputError, match="the representation_pool is Standard"):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pyro import poutine
-from pyro.infer import Predictive, TraceMeanField_ELBO
+from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
 import pyro_vmtl as pv
@@ -67,10 +65,7 @@ def _train_once(vmtl: VMTL, batch: Batch) -> None:
     for program in vmtl.programs():
         elbo = TraceMeanField_ELBO()
         elbo.differentiable_loss(program.model, program.guide, batch).backward()
-
-
-def _state(vmtl: VMTL) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in vmtl.state_dict().items()}
+    vmtl.update(batch)
 
 
 class TestShapes:
@@ -232,63 +227,26 @@ def test_permuting_tasks_permutes_their_weights() -> None:
         torch.testing.assert_close(before[order], after)
 
 
-def _look_at_traces(vmtl: VMTL, batch: Batch) -> None:
-    guide = poutine.trace(vmtl.guide).get_trace(batch)
-    poutine.trace(poutine.replay(vmtl.model, trace=guide)).get_trace(batch)
-
-
-def _take_the_loss(vmtl: VMTL, batch: Batch) -> None:
-    TraceMeanField_ELBO().differentiable_loss(vmtl.model, vmtl.guide, batch)
-
-
-def _predict(vmtl: VMTL, batch: Batch) -> None:
-    Predictive(vmtl.model, guide=vmtl.guide, num_samples=2)(batch, observed=False)
-
-
-def _differentiate_in_evaluation(vmtl: VMTL, batch: Batch) -> None:
-    _train_once(vmtl.eval(), batch)
-
-
-class TestIteration:
-    @pytest.mark.parametrize(
-        "look", [_look_at_traces, _take_the_loss, _predict, _differentiate_in_evaluation]
-    )
-    def test_is_not_made_by_looking(self, look: Callable[[VMTL, Batch], None]) -> None:
-        vmtl, batch = _make(3, encoder=MLP(5)), _batch(torch.randint(3, (TASKS, 6)))
-        _train_once(vmtl, batch)
-        before = _state(vmtl)
-        look(vmtl, batch)
-        after = _state(vmtl)
-        assert all(before[name].equal(after[name]) for name in before)
-
-    def test_is_made_once_where_a_gradient_is_taken_in_parts(self) -> None:
-        vmtl, batch = _make(3), _batch(torch.randint(3, (TASKS, 6)))
-        loss = TraceMeanField_ELBO().differentiable_loss(vmtl.model, vmtl.guide, batch)
-        loss.backward(retain_graph=True)
-        once = _state(vmtl)
-        loss.backward()
-        assert all(once[name].equal(value) for name, value in _state(vmtl).items())
-
-    @pytest.mark.parametrize(
-        "encoder",
-        [Identity(), MLP(5), BayesianLinear(5), BayesianLinear(5, per_task=True)],
-        ids=repr,
-    )
-    @pytest.mark.parametrize(
-        ("pool", "lenders"),
-        [(Mixture(), Recursive), (Mixture(), Anchored), (Clustered(), Anchored)],
-    )
-    def test_moves_the_means_and_gives_every_parameter_a_gradient(
-        self, encoder: Architecture, pool: Pool, lenders: type[Lenders]
-    ) -> None:
-        vmtl = _make(3, pool, lenders, encoder)
-        batch = _batch(torch.randint(3, (TASKS, 6)))
-        _train_once(vmtl, batch)
-        for program in vmtl.programs():
-            assert _classifier(program).counts.sum() > 0
-            for name, parameter in program.classifier.named_parameters():
-                assert parameter.grad is not None, name
-                assert parameter.grad.isfinite().all(), name
+@pytest.mark.parametrize(
+    "encoder",
+    [Identity(), MLP(5), BayesianLinear(5), BayesianLinear(5, per_task=True)],
+    ids=repr,
+)
+@pytest.mark.parametrize(
+    ("pool", "lenders"),
+    [(Mixture(), Recursive), (Mixture(), Anchored), (Clustered(), Anchored)],
+)
+def test_an_iteration_moves_the_means_and_gives_every_parameter_a_gradient(
+    encoder: Architecture, pool: Pool, lenders: type[Lenders]
+) -> None:
+    vmtl = _make(3, pool, lenders, encoder)
+    batch = _batch(torch.randint(3, (TASKS, 6)))
+    _train_once(vmtl, batch)
+    for program in vmtl.programs():
+        assert _classifier(program).counts.sum() > 0
+        for name, parameter in program.classifier.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
 
 
 def test_an_anchor_has_a_copy_of_its_own() -> None:

@@ -152,6 +152,6 @@ def test_a_network_is_no_encoder() -> None:
 
 def test_the_likelihood_follows_the_data() -> None:
     assert isinstance(assemble(Settings(), 3, 2, (4,), True).likelihood, CategoricalLikelihood)
-    regression = assemble(Settings(initial_noise=0.25), 3, 2, (4,), False).likelihood
+    regression = assemble(Settings(MLP(4), initial_noise=0.25), 3, 2, (4,), False).likelihood
     assert isinstance(regression, GaussianLikelihood)
     torch.testing.assert_close(regression.noise, torch.full((3, 1, 2), 0.25), rtol=1e-3, atol=0)

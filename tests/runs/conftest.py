@@ -46,5 +46,6 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path
 
 @pytest.fixture
 def clusters() -> tuple[str, ...]:
-    """Overrides that choose four small tasks."""
-    return (*CLUSTERS, "data.dimensions=3", "data.test_samples=20", "model=identity")
+    """Overrides that choose four small tasks, and a model that is trained by gradients."""
+    model = ("model=identity", "model.classifier=mean_field")
+    return (*CLUSTERS, "data.dimensions=3", "data.test_samples=20", *model)

@@ -26,8 +26,11 @@ Train = Callable[..., Path]
         ("num_samples=0", "num_samples is 0; expected a whole number of at least 1"),
         ("num_samples=many", "num_samples is 'many'; expected a whole number"),
         ("baselines=maybe", "baselines is 'maybe'; expected true or false"),
-        ("model.encoder.hidden=128", "hidden is 128; expected a list of widths"),
-        ("pool.known=abc", "known is 'abc'; expected the number of each task's cluster"),
+        ("model=mlp model.encoder.hidden=128", "hidden is 128; expected a list of widths"),
+        (
+            "pool=nested pool.known=abc",
+            "known is 'abc'; expected the number of each task's cluster",
+        ),
         ("temperature_scaling=often", "temperature_scaling is 'often'; expected true"),
         ("temperature_scaling=1", "temperature_scaling is 1; expected true"),
         ("data=table", "data.path has no value; expected one"),

@@ -57,7 +57,7 @@ def test_a_run_fills_its_folder(train: Train, data: str) -> None:
 def test_a_run_says_how_relatedness_formed_and_how_it_was_configured(
     train: Train, clusters: tuple[str, ...]
 ) -> None:
-    run = train(*clusters, "trainer.epochs=3", "trainer.patience=null", "seed=3")
+    run = train(*clusters, "pool=clustered", "trainer.epochs=3", "trainer.patience=null", "seed=3")
     over_time = pd.read_csv(run / "relatedness_over_time.csv")
     assert list(over_time) == ["epoch", "site", "task", "other", "probability"]
     assert over_time["epoch"].unique().tolist() == [0, 1, 2]

@@ -1,0 +1,103 @@
+"""What a draw of partition and scales says of the weights, everything else integrated out.
+
+With m ~ N(0, A), c_k ~ N(0, B I), e_t ~ N(0, V) and a Gaussian site a task, weights are Gaussian
+given the partition and the scales: the posterior of a task's weights, and its cavity, what the
+other tasks' sites alone say of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_vmtl.model.priors.gibbs import (
+    Evidence,
+    Hyperpriors,
+    Moments,
+    Sites,
+    State,
+    by_cluster,
+    integrate,
+    mean_variance,
+    num_slots,
+)
+
+__all__ = ["Moments", "cavity", "posterior", "product"]
+
+
+def posterior(evidence: Evidence, prior: Hyperpriors, state: State) -> Moments:
+    """p(w_t | D, draw), ``[S, T, K, q]``."""
+    sites = Sites(evidence, prior, state)
+    slots = num_slots(state.labels)
+    precision = by_cluster(state.labels, sites.of_base, slots)
+    shift = by_cluster(state.labels, sites.shift_of_base, slots)
+    seen, moved = integrate(precision, shift, state.cluster[:, None, None])
+    mean = _global_mean(prior, state, seen.sum(1), moved.sum(1))
+    base = _base(precision, shift, mean.loc[:, None], mean.covariance[:, None], state.cluster)
+    index = state.labels[:, :, None, None].expand(-1, -1, *shift.shape[2:])
+    loc = base.loc.gather(1, index)
+    covariance = base.covariance.gather(
+        1, index.unsqueeze(-1).expand(*index.shape, index.shape[-1])
+    )
+    return sites.given_base(loc, covariance)
+
+
+def cavity(evidence: Evidence, prior: Hyperpriors, state: State) -> Moments:
+    """p(w_t | D of the other tasks, draw), ``[S, T, K, q]``."""
+    sites = Sites(evidence, prior, state)
+    slots = num_slots(state.labels)
+    precision = by_cluster(state.labels, sites.of_base, slots)
+    shift = by_cluster(state.labels, sites.shift_of_base, slots)
+    variance = state.cluster[:, None, None]
+    seen, moved = integrate(precision, shift, variance)
+    index = state.labels[:, :, None, None].expand(-1, -1, *shift.shape[2:])
+    wide = index.unsqueeze(-1).expand(*index.shape, index.shape[-1])
+    left = precision.gather(1, wide) - sites.of_base
+    left_shift = shift.gather(1, index) - sites.shift_of_base
+    own_seen, own_moved = integrate(left, left_shift, variance)
+    mean = _global_mean(
+        prior,
+        state,
+        seen.sum(1, keepdim=True) - seen.gather(1, wide) + own_seen,
+        moved.sum(1, keepdim=True) - moved.gather(1, index) + own_moved,
+    )
+    base = _base(left, left_shift, mean.loc, mean.covariance, state.cluster)
+    return Moments(base.loc, base.covariance + sites.variance.expand_as(base.loc).diag_embed())
+
+
+def product(prior: Moments, precision: Tensor, shift: Tensor) -> Moments:
+    """A Gaussian times a site exp(h w - w Lambda w / 2), normalised."""
+    root = torch.linalg.cholesky(prior.covariance)
+    inner = root.mT @ precision @ root
+    inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    half = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), root.mT, upper=False)
+    covariance = half.mT @ half
+    residual = shift - (precision @ prior.loc.unsqueeze(-1)).squeeze(-1)
+    return Moments(prior.loc + (covariance @ residual.unsqueeze(-1)).squeeze(-1), covariance)
+
+
+def _global_mean(prior: Hyperpriors, state: State, precision: Tensor, shift: Tensor) -> Moments:
+    """m given what clusters say of it, ``[S, ..., K, q]``; zero where there is none."""
+    sd = mean_variance(prior, state).sqrt()  # [S, K, q]
+    sd = sd.view(len(sd), *(1,) * (shift.dim() - 3), *sd.shape[1:])
+    inner = sd.unsqueeze(-1) * precision * sd.unsqueeze(-2)
+    inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    half = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(inner), sd.diag_embed().expand_as(inner), upper=False
+    )
+    covariance = half.mT @ half
+    return Moments((covariance @ shift.unsqueeze(-1)).squeeze(-1), covariance)
+
+
+def _base(
+    precision: Tensor, shift: Tensor, loc: Tensor, covariance: Tensor, variance: Tensor
+) -> Moments:
+    """m + c_k given m's moments and what the tasks of the cluster say, ``[S, ..., K, q]``."""
+    variance = variance.view(len(variance), *(1,) * (precision.dim() - 1))
+    inner = variance * precision
+    inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    eye = torch.eye(shift.shape[-1], dtype=shift.dtype, device=shift.device)
+    given_m = variance * torch.cholesky_solve(eye.expand_as(inner), torch.linalg.cholesky(inner))
+    keep = eye - given_m @ precision
+    out = (given_m @ shift.unsqueeze(-1) + keep @ loc.unsqueeze(-1)).squeeze(-1)
+    return Moments(out, given_m + keep @ covariance @ keep.mT)

@@ -1,0 +1,473 @@
+"""Gibbs sampling of what the nested prior leaves open: the partition, its scales and the noise.
+
+Given the evidence of every task as a Gaussian site, exp(h w - w Lambda w / 2), everything but the
+partition and the scales is Gaussian. Chains run side by side: S is the first dimension throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vmtl.model.priors.moves import (
+    DOF,
+    LOG_NOISE,
+    MOST,
+    Array,
+    deal_labels,
+    draw_cluster_variance,
+    draw_noise,
+    draw_scale,
+    draw_shared_scale,
+    draw_variances,
+    split_or_merge,
+)
+from pyro_vmtl.model.priors.partitions import canonical, log_new_cluster
+
+__all__ = ["Evidence", "Hyperpriors", "State", "starting_state", "sweep"]
+
+_LEAST = 1e-8  # of a variance: below it nothing can be told from 0
+_SPLITS = 2  # proposals to split or merge in a sweep
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What each task's data say about its weights, in float64.
+
+    :ivar precision: Lambda, ``[T, K, q, q]``.
+    :ivar shift: h, ``[T, K, q]``.
+    :ivar squares: where the noise of a regression is inferred with the rest, the sum of squared
+        targets, ``[T, K]``; precision and shift are then those of a noise of 1. Else None.
+    :ivar counts: the number of samples behind them, ``[T]``.
+    """
+
+    precision: Tensor
+    shift: Tensor
+    counts: Tensor
+    squares: Tensor | None = None
+
+
+class Moments(NamedTuple):
+    """Gaussians with dense covariances: ``loc [..., q]`` and ``covariance [..., q, q]``."""
+
+    loc: Tensor
+    covariance: Tensor
+
+
+@dataclass(frozen=True)
+class Hyperpriors:
+    """Which parts the prior w_t = m + c_k + e_t has, and how large they are thought to be.
+
+    Every scale is a standard deviation with a half-t prior of four degrees of freedom, whose scale
+    is given here.
+
+    :ivar groups: of the deviation's variances, ``[q]`` int64: entries of a group share one; -1
+        where the tasks do not deviate.
+    :ivar has_mean: whether there is a global mean m.
+    :ivar is_bias: which entries are biases, ``[K, q]`` bool: their mean has the variance
+        ``bias_variance``.
+    :ivar has_clusters: whether there are clusters.
+    """
+
+    groups: Tensor
+    is_bias: Tensor
+    has_mean: bool = True
+    has_clusters: bool = True
+    deviation: float = 0.5
+    cluster: float = 1.0
+    mean: float = 1.0
+    bias_variance: float = 4.0
+    gamma: float = 1.0
+    expected: float = 3.0
+    noise_spread: float = 0.3
+    fixed_deviation: bool = False
+    known: Tensor | None = None
+
+
+@dataclass
+class State:
+    """Where S chains stand.
+
+    :ivar labels: the cluster of every task, ``[S, T]``.
+    :ivar deviation: V by group, ``[S, G]``.
+    :ivar shared: tau^2, the squared scale of the deviations, ``[S]``.
+    :ivar cluster: B, ``[S]``.
+    :ivar mean: the variance of m's slopes, ``[S]``.
+    :ivar noise: the variance of a regression's noise, ``[S, T, K]``; 1 where there is none.
+    """
+
+    labels: Tensor
+    deviation: Tensor
+    shared: Tensor
+    cluster: Tensor
+    mean: Tensor
+    noise: Tensor
+    noise_spread: Tensor
+
+
+def starting_state(evidence: Evidence, prior: Hyperpriors, chains: int) -> State:
+    """Half of the chains start from one cluster, half from all tasks apart."""
+    num_tasks, rows = evidence.shift.shape[:2]
+    new = evidence.shift.new_full
+    labels = torch.zeros(chains, num_tasks, dtype=torch.int64, device=evidence.shift.device)
+    if prior.known is not None:
+        labels = labels + canonical(prior.known)
+    elif prior.has_clusters:
+        labels[1::2] = torch.arange(num_tasks, device=labels.device)
+    groups = int(prior.groups.max()) + 1
+    return State(
+        labels,
+        new((chains, groups), 1.0 if prior.fixed_deviation else 0.3**2),
+        new((chains,), prior.deviation**2),
+        new((chains,), 1.0 if prior.has_clusters else 0.0),
+        new((chains,), 1.0),
+        new((chains, num_tasks, rows), 0.5 if evidence.squares is not None else 1.0),
+        new((chains,), 0.1),
+    )
+
+
+def _gamma(shape: Tensor | float, rate: Tensor, generator: torch.Generator) -> Tensor:
+    shape = torch.as_tensor(shape, dtype=rate.dtype, device=rate.device).expand_as(rate)
+    # torch.distributions.Gamma takes no generator of its own.
+    return torch._standard_gamma(shape.contiguous(), generator=generator) / rate  # noqa: SLF001
+
+
+def _inverse_gamma(shape: Tensor | float, rate: Tensor, generator: torch.Generator) -> Tensor:
+    return _gamma(shape, rate, generator).clamp_min(1e-30).reciprocal()
+
+
+def _half_t_variance(
+    variance: Tensor, scale2: float, squares: Tensor, count: float, generator: torch.Generator
+) -> Tensor:
+    """Draw the variance of ``count`` normals with this sum of squares.
+
+    The standard deviation has a half-t prior, which is a mixture of inverse gammas (Wand, Ormerod,
+    Padoan and Frühwirth, Bayesian Analysis 2011).
+    """
+    auxiliary = _inverse_gamma((DOF + 1) / 2, DOF / variance + 1 / scale2, generator)
+    return _inverse_gamma((DOF + count) / 2, DOF / auxiliary + squares / 2, generator)
+
+
+def _normal(precision: Tensor, shift: Tensor, generator: torch.Generator) -> Tensor:
+    """A draw from the Gaussian of these natural parameters, ``[..., q, q]`` and ``[..., q]``."""
+    factor = torch.linalg.cholesky(precision)
+    mean = torch.cholesky_solve(shift.unsqueeze(-1), factor)
+    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+    return (mean + torch.linalg.solve_triangular(factor.mT, noise, upper=True)).squeeze(-1)
+
+
+def sweep(
+    evidence: Evidence,
+    prior: Hyperpriors,
+    state: State,
+    generator: torch.Generator,
+) -> Tensor:
+    """One sweep over all that is unknown; the state is changed in place.
+
+    :return: the mean of the weights given what was drawn, ``[S, T, K, q]``: by it is judged how
+        many draws are effective.
+    """
+    sites = Sites(evidence, prior, state)
+    if prior.has_clusters:
+        _draw_cluster_variance(sites, prior, state, generator)
+    mean = _draw_mean(sites, prior, state, generator)
+    if prior.has_clusters and prior.known is None and len(evidence.counts) > 1:
+        _move_labels(sites, mean, prior, state, generator)
+        mean = _draw_mean(sites, prior, state, generator)
+    base = mean.unsqueeze(1).expand_as(sites.shift)
+    if prior.has_clusters:
+        base = base + _draw_centres(sites, mean, state, generator)
+    loc = sites.mean_weights(base)
+    if evidence.squares is not None:
+        _draw_noise(evidence, base, prior, state, generator)
+    if not prior.fixed_deviation and state.deviation.shape[1]:
+        _draw_deviations(evidence, base, prior, state, generator)
+    return loc
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Array:
+    return torch.rand(shape, generator=generator, dtype=torch.float64).numpy()
+
+
+def _move_labels(
+    sites: Sites, mean: Tensor, prior: Hyperpriors, state: State, generator: torch.Generator
+) -> None:
+    """Every task is dealt anew, and splits and merges are proposed; centres are integrated out."""
+    chains, num_tasks = state.labels.shape
+    seen = (sites.of_base @ mean[:, None, :, :, None]).squeeze(-1)
+    # The first half is room for sums.
+    precision = sites.of_base.repeat(1, 2, 1, 1, 1).cpu().numpy()
+    shift = (sites.shift_of_base - seen).repeat(1, 2, 1, 1).cpu().numpy()
+    labels = state.labels.cpu().numpy()
+    log_new = log_new_cluster(num_tasks, prior.gamma, prior.expected).numpy()
+    uniform = _uniform((chains, 1 + _SPLITS, num_tasks + 1), generator)
+    orders = _uniform((chains, 1 + _SPLITS, num_tasks), generator).argsort(-1)
+    for chain, variance in enumerate(state.cluster.tolist()):
+        own = (labels[chain], precision[chain], shift[chain], variance, prior.gamma, log_new)
+        deal_labels(*own, orders[chain, 0], uniform[chain, 0])
+        for order, chances in zip(orders[chain, 1:], uniform[chain, 1:], strict=True):
+            split_or_merge(*own, order[0], order[1], order, chances)
+    state.labels = canonical(torch.from_numpy(labels)).to(state.labels.device)
+
+
+class Sites:
+    """The sites of every chain, and what they say of each task's base m + c_k.
+
+    :ivar precision: Lambda over the variance of the noise, ``[S, T, K, q, q]``.
+    :ivar shift: ``[S, T, K, q]``.
+    :ivar variance: V, ``[S, 1, 1, q]``.
+    :ivar of_base: the precision of the base with the task's own deviation integrated out.
+    :ivar shift_of_base: its shift.
+    """
+
+    def __init__(self, evidence: Evidence, prior: Hyperpriors, state: State) -> None:
+        noise = state.noise
+        self.precision = evidence.precision / noise[..., None, None]
+        self.shift = evidence.shift / noise[..., None]
+        self.variance = spread(state.deviation, prior.groups)[:, None, None]
+        sd = self.variance.sqrt()
+        inner = sd.unsqueeze(-1) * self.precision * sd.unsqueeze(-2)
+        inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        self._factor = torch.linalg.cholesky(inner)
+        self._sd = sd
+        left = torch.linalg.solve_triangular(
+            self._factor, sd.unsqueeze(-1) * self.precision, upper=False
+        )
+        right = torch.linalg.solve_triangular(
+            self._factor, (sd * self.shift).unsqueeze(-1), upper=False
+        )
+        self.of_base = self.precision - left.mT @ left
+        self.shift_of_base = self.shift - (left.mT @ right).squeeze(-1)
+
+    def mean_weights(self, base: Tensor) -> Tensor:
+        """The mean of w given the base m + c_k, ``[S, T, K, q]``."""
+        residual = self.shift - (self.precision @ base.unsqueeze(-1)).squeeze(-1)
+        white = torch.linalg.solve_triangular(
+            self._factor, (self._sd * residual).unsqueeze(-1), upper=False
+        )
+        move = torch.linalg.solve_triangular(self._factor.mT, white, upper=True)
+        return base + self._sd * move.squeeze(-1)
+
+    def own_covariance(self) -> Tensor:
+        """The covariance of w given its base, ``[S, T, K, q, q]``."""
+        half = torch.linalg.solve_triangular(
+            self._factor, self._sd.diag_embed().expand_as(self._factor), upper=False
+        )
+        return half.mT @ half
+
+    def given_base(self, loc: Tensor, covariance: Tensor) -> Moments:
+        """The moments of w, those of its base being known, ``[S, T, K, q]``."""
+        own = self.own_covariance()
+        keep = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device) - own @ self.precision
+        out = (own @ self.shift.unsqueeze(-1) + keep @ loc.unsqueeze(-1)).squeeze(-1)
+        return Moments(out, own + keep @ covariance @ keep.mT)
+
+
+def spread(by_group: Tensor, groups: Tensor) -> Tensor:
+    """Values by group, ``[S, G]``, at the entries, ``[S, q]``; 0 where the group is -1."""
+    padded = torch.cat([by_group, by_group.new_zeros(len(by_group), 1)], 1)
+    return padded[:, groups]
+
+
+def mean_variance(prior: Hyperpriors, state: State) -> Tensor:
+    """A, ``[S, K, q]``."""
+    bias = torch.full_like(state.mean, prior.bias_variance)
+    out = torch.where(prior.is_bias, bias[:, None, None], state.mean[:, None, None])
+    return out if prior.has_mean else torch.zeros_like(out)
+
+
+def num_slots(labels: Tensor) -> int:
+    """Room for the clusters of all chains; as many as tasks where there is nothing to see."""
+    return labels.shape[-1] if labels.is_meta else int(labels.max()) + 1
+
+
+def by_cluster(labels: Tensor, values: Tensor, slots: int) -> Tensor:
+    """Sums over the tasks of each cluster, ``[S, slots, ...]``, of ``[S, T, ...]``."""
+    one_hot = torch.nn.functional.one_hot(labels, slots).to(values.dtype)  # [S, T, M]
+    return (one_hot.mT @ values.flatten(2)).view(len(labels), slots, *values.shape[2:])
+
+
+def integrate(precision: Tensor, shift: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """What a site of u = v + N(0, variance I) says of v: precision and shift.
+
+    :param precision: ``[..., q, q]``.
+    :param shift: ``[..., q]``.
+    :param variance: ``[...]``, 0 allowed.
+    """
+    variance = variance.unsqueeze(-1)
+    inner = variance.unsqueeze(-1) * precision
+    inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    factor = torch.linalg.cholesky(inner)
+    left = torch.linalg.solve_triangular(factor, precision, upper=False)
+    right = torch.linalg.solve_triangular(factor, shift.unsqueeze(-1), upper=False)
+    seen = precision - variance.unsqueeze(-1) * (left.mT @ left)
+    return seen, shift - variance * (left.mT @ right).squeeze(-1)
+
+
+def _draw_mean(
+    sites: Sites, prior: Hyperpriors, state: State, generator: torch.Generator
+) -> Tensor:
+    """m, ``[S, K, q]``, with clusters and weights integrated out; A before it, with m as well."""
+    if not prior.has_mean:
+        return torch.zeros_like(sites.shift_of_base[:, 0])
+    slots = num_slots(state.labels)
+    precision = by_cluster(state.labels, sites.of_base, slots)
+    shift = by_cluster(state.labels, sites.shift_of_base, slots)
+    seen, moved = integrate(precision, shift, state.cluster[:, None, None])
+    total, moved = seen.sum(1), moved.sum(1)
+    slopes = ~prior.is_bias
+    if bool(slopes.any()):
+        # A site for every row; where rows are single entries, of the slopes alone.
+        rows = slopes.any(-1)
+        chosen = slopes[rows][0].cpu().numpy()
+        given = total[:, rows].cpu().numpy(), moved[:, rows].cpu().numpy()
+        variance = mean_variance(prior, state)[:, rows][:, 0].cpu().numpy()
+        uniform = _uniform((len(moved), 32), generator)
+        for chain, level in enumerate(state.mean.tolist()):
+            state.mean[chain] *= draw_scale(
+                given[0][chain],
+                given[1][chain],
+                variance[chain],
+                chosen,
+                level,
+                prior.mean**2,
+                uniform[chain],
+            )
+    total = total + mean_variance(prior, state).reciprocal().diag_embed()
+    return _normal(total, moved, generator)
+
+
+def _draw_cluster_variance(
+    sites: Sites, prior: Hyperpriors, state: State, generator: torch.Generator
+) -> None:
+    """B, with centres and mean integrated out: with one cluster data say nothing of it."""
+    slots = num_slots(state.labels)
+    precision = by_cluster(state.labels, sites.of_base, slots).cpu().numpy()
+    shift = by_cluster(state.labels, sites.shift_of_base, slots).cpu().numpy()
+    of_mean = mean_variance(prior, state).cpu().numpy()
+    uniform = _uniform((len(state.labels), 32), generator)
+    for chain, level in enumerate(state.cluster.tolist()):
+        state.cluster[chain] = draw_cluster_variance(
+            precision[chain],
+            shift[chain],
+            level,
+            of_mean[chain],
+            prior.cluster**2,
+            uniform[chain],
+        )
+
+
+def _draw_centres(sites: Sites, mean: Tensor, state: State, generator: torch.Generator) -> Tensor:
+    """c of each task's cluster, ``[S, T, K, q]``."""
+    slots = num_slots(state.labels)
+    precision = by_cluster(state.labels, sites.of_base, slots)
+    shift = by_cluster(state.labels, sites.shift_of_base, slots)
+    shift = shift - (precision @ mean[:, None, :, :, None]).squeeze(-1)
+    precision.diagonal(dim1=-2, dim2=-1).add_(state.cluster.reciprocal()[:, None, None, None])
+    centres = _normal(precision, shift, generator)
+    index = state.labels[:, :, None, None].expand(-1, -1, *centres.shape[2:])
+    return centres.gather(1, index)
+
+
+def _draw_deviations(
+    evidence: Evidence,
+    base: Tensor,
+    prior: Hyperpriors,
+    state: State,
+    generator: torch.Generator,
+) -> None:
+    """V and tau, with the weights integrated out given the bases m + c_k."""
+    sites = evidence.precision / state.noise[..., None, None]
+    residual = evidence.shift / state.noise[..., None] - (sites @ base.unsqueeze(-1)).squeeze(-1)
+    precision = sites.flatten(1, 2).cpu().numpy()
+    shift = residual.flatten(1, 2).cpu().numpy()
+    groups = prior.groups.cpu().numpy()
+    num_groups = state.deviation.shape[1]
+    sizes = np.bincount(groups[groups >= 0], minlength=num_groups)
+    single = np.flatnonzero((groups >= 0) & (sizes[groups] == 1))
+    shared = num_groups > 1
+    uniforms = _uniform((len(state.labels), len(groups) + num_groups + 2, 32), generator)
+    for chain in range(len(state.labels)):
+        by_group = state.deviation[chain].cpu().numpy().copy()
+        scale2 = float(state.shared[chain]) if shared else prior.deviation**2
+        variance = np.where(groups >= 0, by_group[groups], 0.0)
+        if len(single):
+            draw_variances(
+                variance, single, precision[chain], shift[chain], scale2, uniforms[chain]
+            )
+        sites_of_e = (precision[chain], shift[chain])
+        for group in np.flatnonzero(sizes > 1):
+            chosen = groups == group
+            uniform = uniforms[chain, len(groups) + group]
+            level = float(by_group[group])
+            variance[chosen] *= draw_scale(*sites_of_e, variance, chosen, level, scale2, uniform)
+        if shared:  # all at once, and tau with them
+            factor = draw_scale(
+                *sites_of_e,
+                variance,
+                groups >= 0,
+                scale2,
+                prior.deviation**2,
+                uniforms[chain, -1],
+            )
+            variance = variance * factor
+            state.shared[chain] *= factor
+        for group in np.unique(groups[groups >= 0]):
+            by_group[group] = variance[groups == group][0]
+        state.deviation[chain] = torch.from_numpy(by_group)
+        if shared:
+            scale2 = float(state.shared[chain])
+            uniform = uniforms[chain, len(groups) + num_groups]
+            state.shared[chain] = draw_shared_scale(by_group, scale2, prior.deviation**2, uniform)
+    state.deviation = state.deviation.clamp(_LEAST, math.exp(MOST))
+
+
+def _draw_noise(
+    evidence: Evidence, base: Tensor, prior: Hyperpriors, state: State, generator: torch.Generator
+) -> None:
+    """The noise of every task, and how it varies: log variances are normal across tasks."""
+    assert evidence.squares is not None
+    chains, num_tasks, rows = state.noise.shape
+    explained = (evidence.precision @ base.unsqueeze(-1)).squeeze(-1)
+    shift = (evidence.shift - explained).flatten(1, 2).cpu().numpy()
+    squares = evidence.squares - (base * (2 * evidence.shift - explained)).sum(-1)
+    left = squares.clamp_min(1e-12).flatten(1).cpu().numpy()
+    precision = evidence.precision.flatten(0, 1).cpu().numpy()
+    counts = evidence.counts.repeat_interleave(rows).cpu().numpy()
+    variance = spread(state.deviation, prior.groups).cpu().numpy()
+    logs = state.noise.log()
+    # Centre and spread given the log variances, then with them standardised.
+    count = num_tasks * rows
+    # log noise ~ N(centre, spread), centre ~ N(mean, sd^2): the centre first, then the spread.
+    mean, sd = LOG_NOISE
+    certain = count / state.noise_spread + 1 / sd**2
+    centre = (logs.sum((1, 2)) / state.noise_spread + mean / sd**2) / certain
+    noise = torch.randn(centre.shape, generator=generator, dtype=centre.dtype).to(centre.device)
+    centre = centre + noise * certain.rsqrt()
+    away = (logs - centre[:, None, None]).square().sum((1, 2))
+    state.noise_spread = _half_t_variance(
+        state.noise_spread, prior.noise_spread**2, away, count, generator
+    ).clamp(1e-4, 9.0)
+    drawn: Array = logs.flatten(1).cpu().numpy().copy()
+    uniform = _uniform((chains, count + 1, 32), generator)
+    spreads = state.noise_spread.tolist()
+    for chain, (middle, between) in enumerate(zip(centre.tolist(), spreads, strict=True)):
+        _, spreads[chain] = draw_noise(
+            drawn[chain],
+            precision,
+            shift[chain],
+            left[chain],
+            counts,
+            variance[chain],
+            middle,
+            between,
+            prior.noise_spread**2,
+            uniform[chain],
+        )
+    state.noise = torch.from_numpy(drawn).to(logs.device).exp().view(state.noise.shape)
+    state.noise_spread = centre.new_tensor(spreads).clamp(1e-4, 9.0)

@@ -1,0 +1,759 @@
+"""The moves of a chain that are loops and no matrix products: labels and single variances.
+
+Compiled by Numba. The functions change their first arguments in place and take their randomness as
+uniform numbers, so that a seed of the caller's generator fixes everything.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+from numba import njit
+
+__all__ = [
+    "DOF",
+    "LOG_NOISE",
+    "MOST",
+    "deal_labels",
+    "draw_cluster_variance",
+    "draw_noise",
+    "draw_scale",
+    "draw_shared_scale",
+    "draw_variances",
+    "split_or_merge",
+]
+
+DOF = 4.0
+"""Degrees of freedom of the half-t priors of standard deviations: a scale that data do not bound,
+such as that of an effect which separates two classes, stays within a few of its prior's."""
+
+MOST = math.log(4.0)
+"""The largest logarithm of a variance. Where features are standardised, a standard deviation of 2
+is more than weights have; without a bound, effects that separate two classes run away."""
+
+LOG_NOISE = (math.log(0.5), 2.0)
+"""Mean and standard deviation of the centre of the tasks' log variances of noise, where targets
+have the variance 1. Data do not bound a noise from below where a task is fitted exactly."""
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+
+@njit(cache=True, fastmath=True)
+def _log_evidence(
+    precision: Array, shift: Array, variance: float, k: int, task: int, work: Array
+) -> float:
+    """Log of the integral of the rows' sites over c ~ N(0, variance I), with one site more.
+
+    :param precision: ``[M, K, q, q]``; ``shift``: ``[M, K, q]``; M clusters' sums, then the tasks'.
+    :param k: which of the M; -1 for none.
+    :param task: which is added; -1 for none.
+    :param work: room for ``[q + 1, q]``.
+    """
+    rows, q = shift.shape[1:]
+    total = 0.0
+    for row in range(rows):
+        for i in range(q):
+            white = 0.0
+            if k >= 0:
+                white += shift[k, row, i]
+            if task >= 0:
+                white += shift[task, row, i]
+            for j in range(i + 1):
+                s = 0.0
+                if k >= 0:
+                    s += precision[k, row, i, j]
+                if task >= 0:
+                    s += precision[task, row, i, j]
+                work[i, j] = variance * s
+            work[i, i] += 1.0
+            for j in range(i):
+                s = work[i, j]
+                for p in range(j):
+                    s -= work[i, p] * work[j, p]
+                s /= work[j, j]
+                work[i, j] = s
+                white -= s * work[q, j]
+            d = work[i, i]
+            for p in range(i):
+                d -= work[i, p] * work[i, p]
+            d = math.sqrt(d)
+            work[i, i] = d
+            white /= d
+            work[q, i] = white
+            total += 0.5 * variance * white * white - math.log(d)
+    return total
+
+
+@njit(cache=True)
+def _move(precision: Array, shift: Array, k: int, task: int, sign: float) -> None:
+    """Put a task's site into a cluster's sums (1), take it out (-1), or clear them (0)."""
+    rows, q = shift.shape[1:]
+    for row in range(rows):
+        for i in range(q):
+            if sign == 0.0:
+                shift[k, row, i] = 0.0
+            else:
+                shift[k, row, i] += sign * shift[task, row, i]
+            for j in range(q):
+                if sign == 0.0:
+                    precision[k, row, i, j] = 0.0
+                else:
+                    precision[k, row, i, j] += sign * precision[task, row, i, j]
+
+
+@njit(cache=True)
+def _pick(log_weights: Array, count: int, uniform: float) -> int:
+    top = -np.inf
+    for k in range(count):
+        top = max(top, log_weights[k])
+    total = 0.0
+    for k in range(count):
+        log_weights[k] = math.exp(log_weights[k] - top)
+        total += log_weights[k]
+    left = uniform * total
+    for k in range(count):
+        left -= log_weights[k]
+        if left < 0.0:
+            return k
+    for k in range(count - 1, -1, -1):  # rounding: the last that has any weight
+        if log_weights[k] > 0.0:
+            return k
+    return 0
+
+
+@njit(cache=True)
+def deal_labels(
+    labels: Array,
+    precision: Array,
+    shift: Array,
+    variance: float,
+    gamma: float,
+    log_new: Array,
+    order: Array,
+    uniform: Array,
+) -> None:
+    """Deal every task anew, in turn, centres integrated out (collapsed Gibbs sampling).
+
+    :param labels: ``[T]``, changed in place; numbers below T.
+    :param precision: of the sites of c_k, ``[2 T, K, q, q]``, the tasks' in the second half, room
+        for sums in the first; ``shift``: ``[2 T, K, q]`` alike.
+    :param variance: B.
+    :param gamma: weight of an occupied cluster beyond its size.
+    :param log_new: log weight of a new cluster by the number occupied, ``[T + 1]``.
+    :param order: of the tasks; ``uniform``: a number for each, ``[T]``.
+    """
+    num_tasks = len(labels)
+    room = num_tasks  # the sums stand first, then the tasks
+    q = shift.shape[2]
+    counts = np.zeros(room, np.int64)
+    evidence = np.zeros(room)
+    joined = np.zeros(room)
+    log_weights = np.zeros(room)
+    work = np.zeros((q + 1, q))
+    for k in range(room):
+        _move(precision, shift, k, 0, 0.0)
+    for t in range(num_tasks):
+        _move(precision, shift, labels[t], room + t, 1.0)
+        counts[labels[t]] += 1
+    occupied = 0
+    most = 0
+    for k in range(room):
+        if counts[k] > 0:
+            occupied += 1
+            most = k + 1
+            evidence[k] = _log_evidence(precision, shift, variance, k, -1, work)
+    for step in range(num_tasks):
+        t = order[step]
+        own = labels[t]
+        counts[own] -= 1
+        if counts[own] == 0:
+            occupied -= 1
+            _move(precision, shift, own, 0, 0.0)
+        else:
+            _move(precision, shift, own, room + t, -1.0)
+            evidence[own] = _log_evidence(precision, shift, variance, own, -1, work)
+        empty = -1
+        for k in range(min(most + 1, room)):
+            log_weights[k] = -np.inf
+            if counts[k] > 0:
+                joined[k] = _log_evidence(precision, shift, variance, k, room + t, work)
+                log_weights[k] = math.log(counts[k] + gamma) + joined[k] - evidence[k]
+            elif empty < 0:
+                empty = k
+                joined[k] = _log_evidence(precision, shift, variance, -1, room + t, work)
+                log_weights[k] = log_new[occupied] + joined[k]
+        own = _pick(log_weights, min(most + 1, room), uniform[step])
+        labels[t] = own
+        most = max(most, own + 1)
+        if counts[own] == 0:
+            occupied += 1
+        counts[own] += 1
+        _move(precision, shift, own, room + t, 1.0)
+        evidence[own] = joined[own]
+
+
+@njit(cache=True)
+def split_or_merge(
+    labels: Array,
+    precision: Array,
+    shift: Array,
+    variance: float,
+    gamma: float,
+    log_new: Array,
+    first: int,
+    second: int,
+    order: Array,
+    uniform: Array,
+) -> bool:
+    """Propose to split the cluster of two tasks, or to merge the clusters of the two.
+
+    The members are dealt one by one between two clusters that start with the two tasks; for a merge
+    the chance of the way back is taken along the members as they are (sequentially allocated
+    merge-split; Dahl and Newcomb, Journal of Statistical Computation and Simulation, 2022).
+
+    :param first: a task; ``second``: another.
+    :param uniform: ``[T + 1]``, the last for the acceptance.
+    :return: whether the proposal was accepted; ``labels`` are changed in place. The other
+        parameters are those of :func:`deal_labels`.
+    """
+    num_tasks = len(labels)
+    q = shift.shape[2]
+    work = np.zeros((q + 1, q))
+    a, b = labels[first], labels[second]
+    splits = a == b
+    counts = np.ones(2, np.int64)
+    evidence = np.zeros(2)
+    joined = np.zeros(2)
+    sides = np.full(num_tasks, -1)
+    sides[first] = 0
+    sides[second] = 1
+    for side in range(2):
+        _move(precision, shift, side, 0, 0.0)
+        _move(precision, shift, side, num_tasks + (first if side == 0 else second), 1.0)
+        evidence[side] = _log_evidence(precision, shift, variance, side, -1, work)
+    log_q = 0.0
+    for step in range(num_tasks):
+        t = order[step]
+        if t in (first, second) or labels[t] not in (a, b):
+            continue
+        for side in range(2):
+            joined[side] = _log_evidence(precision, shift, variance, side, num_tasks + t, work)
+        odds = math.log((counts[1] + gamma) / (counts[0] + gamma))
+        odds += joined[1] - evidence[1] - joined[0] + evidence[0]
+        log_p0 = -math.log1p(math.exp(odds)) if odds < 0.0 else -odds - math.log1p(math.exp(-odds))
+        if splits:
+            side = 0 if uniform[step] < math.exp(log_p0) else 1
+        else:
+            side = 0 if labels[t] == a else 1
+        log_q += log_p0 if side == 0 else odds + log_p0
+        sides[t] = side
+        _move(precision, shift, side, num_tasks + t, 1.0)
+        counts[side] += 1
+        evidence[side] = joined[side]
+    _move(precision, shift, 0, 1, 1.0)  # the sums of both sides
+    whole = _log_evidence(precision, shift, variance, 0, -1, work)
+    seen = np.zeros(num_tasks + 1, np.bool_)
+    occupied = 0
+    for t in range(num_tasks):
+        if not seen[labels[t]]:
+            seen[labels[t]] = True
+            occupied += 1
+    together = occupied if splits else occupied - 1
+    log_ratio = (  # of the split against the merged partition
+        log_new[together]
+        + math.lgamma(gamma + counts[0])
+        + math.lgamma(gamma + counts[1])
+        - math.lgamma(gamma + counts[0] + counts[1])
+        - math.lgamma(gamma + 1.0)
+        + evidence[0]
+        + evidence[1]
+        - whole
+        - log_q
+    )
+    if math.log(uniform[num_tasks]) >= (log_ratio if splits else -log_ratio):
+        return False
+    free = 0
+    while seen[free]:
+        free += 1
+    for t in range(num_tasks):
+        if splits and sides[t] == 1:
+            labels[t] = free
+        elif not splits and sides[t] >= 0:
+            labels[t] = a
+    return True
+
+
+@njit(cache=True, fastmath=True)
+def _log_half_t(variance: float, scale2: float) -> float:
+    """Log density of log V where sqrt(V) is half-t of this scale, less its normaliser."""
+    return 0.5 * math.log(variance) - 0.5 * (DOF + 1.0) * math.log1p(variance / (DOF * scale2))
+
+
+@njit(cache=True)
+def draw_shared_scale(variances: Array, level: float, scale2: float, uniform: Array) -> float:
+    """Draw tau^2, the squared scale of the half-t roots of some variances, itself half-t.
+
+    :param variances: V by group; ``level``: tau^2 as it is; ``scale2``: of tau's own prior.
+    :param uniform: ``[32]``.
+    """
+
+    def density(x: float) -> float:
+        total = _log_half_t(math.exp(x), scale2)
+        for variance in variances:
+            total += _log_half_t(variance, math.exp(x)) - 0.5 * x
+        return total
+
+    old = math.log(level)
+    height = density(old) + math.log(max(uniform[0], 1e-300))
+    low = old - 2.0 * uniform[1]
+    high = low + 2.0
+    for _ in range(8):
+        if low < -18.0 or density(low) < height:
+            break
+        low -= 2.0
+    for _ in range(8):
+        if high > MOST or density(high) < height:
+            break
+        high += 2.0
+    low, high = max(low, -18.0), min(high, MOST)
+    for i in range(2, 32):
+        x = low + (high - low) * uniform[i]
+        if density(x) >= height:
+            return math.exp(x)
+        if x < old:
+            low = x
+        else:
+            high = x
+    return level
+
+
+@njit(cache=True, fastmath=True)
+def _site_evidence(
+    precision: Array, shift: Array, n: int, weight: float, sd: Array, work: Array
+) -> float:
+    """Log of the integral of one site, raised to a power, over N(0, diag sd^2)."""
+    q = len(sd)
+    total = 0.0
+    for i in range(q):
+        white = weight * sd[i] * shift[n, i]
+        for j in range(i):
+            s = weight * sd[i] * precision[n, i, j] * sd[j]
+            for p in range(j):
+                s -= work[i, p] * work[j, p]
+            s /= work[j, j]
+            work[i, j] = s
+            white -= s * work[q, j]
+        d = 1.0 + weight * sd[i] * precision[n, i, i] * sd[i]
+        for p in range(i):
+            d -= work[i, p] * work[i, p]
+        d = math.sqrt(d)
+        work[i, i] = d
+        white /= d
+        work[q, i] = white
+        total += 0.5 * white * white - math.log(d)
+    return total
+
+
+@njit(cache=True, fastmath=True)
+def _scaled_evidence(
+    precision: Array, shift: Array, variance: Array, chosen: Array, log_factor: float, work: Array
+) -> float:
+    """Log of the integral of all sites over N(0, V), the chosen entries of V multiplied.
+
+    :param precision: ``[N, q, q]``; ``shift``: ``[N, q]``; ``variance``, ``chosen``: ``[q]``.
+    """
+    sd = np.sqrt(variance)
+    for i in range(len(sd)):
+        if chosen[i]:
+            sd[i] *= math.exp(0.5 * log_factor)
+    total = 0.0
+    for n in range(shift.shape[0]):
+        total += _site_evidence(precision, shift, n, 1.0, sd, work)
+    return total
+
+
+@njit(cache=True)
+def draw_scale(
+    precision: Array,
+    shift: Array,
+    variance: Array,
+    chosen: Array,
+    level: float,
+    scale2: float,
+    uniform: Array,
+) -> float:
+    """Draw a factor for some variances at once, what they are the variances of integrated out.
+
+    Slice sampling of its logarithm (Neal, Annals of Statistics, 2003): stepping out by 1, at most
+    eight times a side, then shrinking.
+
+    :param precision: of the sites of N(0, V), ``[N, q, q]``; ``shift``: ``[N, q]``.
+    :param variance: V, ``[q]``; ``chosen``: which of its entries are multiplied, ``[q]`` bool.
+    :param level: the variance whose root is half-t of the scale ``sqrt(scale2)``, now.
+    :param uniform: ``[32]``.
+    :return: the factor.
+    """
+    work = np.empty((len(variance) + 1, len(variance)))
+
+    def density(x: float) -> float:
+        return _scaled_evidence(precision, shift, variance, chosen, x, work) + _log_half_t(
+            level * math.exp(x), scale2
+        )
+
+    height = density(0.0) + math.log(max(uniform[0], 1e-300))
+    least, most = -18.0 - math.log(level), MOST - math.log(level)  # V from 1e-8 to 4
+    low = -uniform[1]
+    high = low + 1.0
+    for _ in range(8):
+        if low < least or density(low) < height:
+            break
+        low -= 1.0
+    for _ in range(8):
+        if high > most or density(high) < height:
+            break
+        high += 1.0
+    low, high = max(low, least), min(high, most)
+    for i in range(2, 32):
+        x = low + (high - low) * uniform[i]
+        if density(x) >= height:
+            return math.exp(x)
+        if x < 0.0:
+            low = x
+        else:
+            high = x
+    return 1.0
+
+
+@njit(cache=True, fastmath=True)
+def _log_marginal(
+    precision: Array, shift: Array, variance: float, of_mean: Array, none: Array, work: Array
+) -> float:
+    """Log of the integral of the clusters' sites over c_k ~ N(0, variance I) and m ~ N(0, A).
+
+    :param precision: ``[M, K, q, q]``; ``shift``: ``[M, K, q]``; ``of_mean``: A, ``[K, q]``.
+    :param none: ``[q]``, all False; ``work``: room for ``[q + 1, q]``.
+    """
+    slots, rows, q = shift.shape
+    total = 0.0
+    seen = np.zeros((1, q, q))  # what the clusters say of m
+    moved = np.zeros((1, q))
+    left = np.zeros((q, q))  # R^-1 Lambda, R the factor of I + variance Lambda
+    for row in range(rows):
+        for i in range(q):
+            moved[0, i] = 0.0
+            for j in range(q):
+                seen[0, i, j] = 0.0
+        for k in range(slots):
+            if precision[k, row, 0, 0] == 0.0 and shift[k, row, 0] == 0.0:
+                continue  # an empty slot
+            total += _log_evidence(
+                precision[:, row : row + 1], shift[:, row : row + 1], variance, k, -1, work
+            )
+            for i in range(q):
+                for j in range(q):
+                    s = precision[k, row, i, j]
+                    for p in range(i):
+                        s -= work[i, p] * left[p, j]
+                    left[i, j] = s / work[i, i]
+            for p in range(q):
+                for i in range(q):
+                    by = variance * left[p, i]
+                    moved[0, i] -= by * work[q, p]
+                    for j in range(q):
+                        seen[0, i, j] -= by * left[p, j]
+            for i in range(q):
+                moved[0, i] += shift[k, row, i]
+                for j in range(q):
+                    seen[0, i, j] += precision[k, row, i, j]
+        total += _scaled_evidence(seen, moved, of_mean[row], none, 0.0, work)
+    return total
+
+
+@njit(cache=True)
+def draw_cluster_variance(
+    precision: Array,
+    shift: Array,
+    level: float,
+    of_mean: Array,
+    scale2: float,
+    uniform: Array,
+) -> float:
+    """Draw B, with the clusters' centres and the global mean integrated out.
+
+    :param precision: of the clusters' sites of m + c_k, ``[M, K, q, q]``; ``shift``: ``[M, K, q]``.
+    :param level: B as it is; its root is half-t of the scale ``sqrt(scale2)``.
+    :param of_mean: A, ``[K, q]``.
+    :param uniform: ``[32]``.
+    """
+    q = shift.shape[2]
+    work = np.zeros((q + 1, q))
+    none = np.zeros(q, np.bool_)
+
+    def density(x: float) -> float:
+        variance = math.exp(x)
+        return _log_marginal(precision, shift, variance, of_mean, none, work) + _log_half_t(
+            variance, scale2
+        )
+
+    old = math.log(level)
+    height = density(old) + math.log(max(uniform[0], 1e-300))
+    low = max(old - 3.0 * uniform[1], -18.0)
+    high = min(old - 3.0 * uniform[1] + 3.0, MOST)
+    for _ in range(6):
+        if low <= -18.0 or density(low) < height:
+            break
+        low = max(low - 3.0, -18.0)
+    for _ in range(6):
+        if high >= MOST or density(high) < height:
+            break
+        high = min(high + 3.0, MOST)
+    for i in range(2, 32):
+        x = low + (high - low) * uniform[i]
+        if density(x) >= height:
+            return math.exp(x)
+        if x < old:
+            low = x
+        else:
+            high = x
+    return level
+
+
+@njit(cache=True, fastmath=True)
+def _gain(
+    covariance: Array, moved: Array, j: int, old: float, log_new: float, scale2: float
+) -> float:
+    """Log density at a new V_j, with its prior, less that of the data at the old."""
+    new = math.exp(log_new)
+    change = 1.0 / new - 1.0 / old
+    total = 0.0
+    product = 1.0
+    for n in range(moved.shape[0]):
+        grown = 1.0 + change * covariance[n, j, j]
+        total -= 0.5 * change * moved[n, j] * moved[n, j] / grown
+        product *= grown * new / old
+        if n % 8 == 7:
+            total -= 0.5 * math.log(product)
+            product = 1.0
+    total -= 0.5 * math.log(product)
+    return total + _log_half_t(new, scale2)
+
+
+@njit(cache=True, fastmath=True)
+def _given_base(
+    precision: Array,
+    shift: Array,
+    variance: Array,
+    n: int,
+    covariance: Array,
+    moved: Array,
+    work: Array,
+) -> None:
+    """S = V^1/2 (I + V^1/2 Lambda V^1/2)^-1 V^1/2 and u = S h of one site."""
+    q = len(variance)
+    for i in range(q):  # the factor R of the inner matrix
+        for j in range(i + 1):
+            s = math.sqrt(variance[i]) * precision[n, i, j] * math.sqrt(variance[j])
+            if i == j:
+                s += 1.0
+            for p in range(j):
+                s -= work[i, p] * work[j, p]
+            work[i, j] = math.sqrt(s) if i == j else s / work[j, j]
+    for column in range(q):  # R^-1, below the diagonal, into the covariance's own room
+        for i in range(column, q):
+            s = 1.0 if i == column else 0.0
+            for p in range(column, i):
+                s -= work[i, p] * covariance[n, p, column]
+            covariance[n, i, column] = s / work[i, i]
+    for i in range(q):  # R^-T R^-1; row i needs what stands below it, which is not yet written
+        for j in range(i + 1):
+            s = 0.0
+            for p in range(i, q):
+                s += covariance[n, p, i] * covariance[n, p, j]
+            work[i, j] = s
+    for i in range(q):
+        for j in range(i + 1):
+            s = math.sqrt(variance[i]) * work[i, j] * math.sqrt(variance[j])
+            covariance[n, i, j] = s
+            covariance[n, j, i] = s
+    for i in range(q):
+        moved[n, i] = 0.0
+        for j in range(q):
+            moved[n, i] += covariance[n, i, j] * shift[n, j]
+
+
+@njit(cache=True, fastmath=True)
+def draw_variances(
+    variance: Array,
+    entries: Array,
+    precision: Array,
+    shift: Array,
+    scale2: float,
+    uniform: Array,
+) -> None:
+    """Draw single entries of V in turn with the weights integrated out, given the bases m + c_k.
+
+    With S = (Lambda + 1 / V)^-1 and u = S (h - Lambda base), a change of 1 / V_j by d multiplies
+    the density of a task's data by
+
+        sqrt(V_j / V_j') (1 + d S_jj)^(-1/2) exp(-d u_j^2 / (1 + d S_jj) / 2),
+
+    so that looking at a new value costs T numbers, and taking it a rank-one update of S. Each is
+    drawn by slice sampling of log V_j, its root being half-t of the scale ``sqrt(scale2)``.
+
+    :param variance: V, ``[q]``, changed in place; ``entries``: which to draw.
+    :param precision: Lambda, ``[N, q, q]``, N = T K; ``shift``: h - Lambda base, ``[N, q]``.
+    :param uniform: ``[q, 32]``.
+    """
+    count, q = shift.shape
+    covariance = np.zeros((count, q, q))
+    moved = np.zeros((count, q))
+    work = np.zeros((q, q))
+    for n in range(count):
+        _given_base(precision, shift, variance, n, covariance, moved, work)
+    for j in entries:
+        old = variance[j]
+        log_old = math.log(old)
+        height = _gain(covariance, moved, j, old, log_old, scale2)
+        height += math.log(max(uniform[j, 0], 1e-300))
+        low = log_old - 2.0 * uniform[j, 1]
+        high = low + 2.0
+        for _ in range(8):
+            if low < -18.0 or _gain(covariance, moved, j, old, low, scale2) < height:
+                break
+            low -= 2.0
+        for _ in range(8):
+            if high > MOST or _gain(covariance, moved, j, old, high, scale2) < height:
+                break
+            high += 2.0
+        low, high = max(low, -18.0), min(high, MOST)
+        drawn = log_old
+        for i in range(2, 32):
+            x = low + (high - low) * uniform[j, i]
+            if _gain(covariance, moved, j, old, x, scale2) >= height:
+                drawn = x
+                break
+            if x < log_old:
+                low = x
+            else:
+                high = x
+        value = math.exp(drawn)
+        change = 1.0 / value - 1.0 / old
+        variance[j] = value
+        if change == 0.0:
+            continue
+        for n in range(count):
+            factor = change / (1.0 + change * covariance[n, j, j])
+            step = factor * moved[n, j]
+            column = covariance[n, j].copy()
+            for i in range(q):
+                moved[n, i] -= step * column[i]
+                scaled = factor * column[i]
+                for p in range(q):
+                    covariance[n, i, p] -= scaled * column[p]
+
+
+@njit(cache=True, fastmath=True)
+def _log_density(
+    precision: Array,
+    shift: Array,
+    squares: Array,
+    counts: Array,
+    n: int,
+    log_noise: float,
+    sd: Array,
+    work: Array,
+) -> float:
+    """Log density of one task's targets, of this log variance of noise, with e integrated out."""
+    weight = math.exp(-log_noise)
+    out = -0.5 * (counts[n] * log_noise + weight * squares[n])
+    return out + _site_evidence(precision, shift, n, weight, sd, work)
+
+
+@njit(cache=True, fastmath=True)
+def draw_noise(
+    log_noise: Array,
+    precision: Array,
+    shift: Array,
+    squares: Array,
+    counts: Array,
+    variance: Array,
+    centre: float,
+    between: float,
+    scale2: float,
+    uniform: Array,
+) -> tuple[float, float]:
+    """Draw the noise of every task, and the mean and variance of its logarithm across tasks.
+
+    The noise is drawn with the task's deviation integrated out, given its base: by slice sampling
+    under N(centre, between) first; then centre and spread are moved with the standardised logs kept
+    (Metropolis steps), for where data say little of single tasks.
+
+    :param log_noise: log variances, ``[N]``, changed in place.
+    :param precision: of sites with a noise of 1, ``[N, q, q]``; ``shift``: less what the base
+        explains, ``[N, q]``; ``squares``: the sum of squared residuals of the base, ``[N]``.
+    :param counts: samples, ``[N]``; ``variance``: V, ``[q]``.
+    :param scale2: the squared scale of the spread, which is half-t.
+    :param uniform: ``[N + 1, 32]``.
+    :return: centre and variance of the logarithms.
+    """
+    count = len(log_noise)
+    sd = np.sqrt(variance)
+    work = np.zeros((len(sd) + 1, len(sd)))
+    current = np.zeros(count)
+    for n in range(count):
+        old = log_noise[n]
+        start = _log_density(precision, shift, squares, counts, n, old, sd, work)
+        height = start - 0.5 * (old - centre) ** 2 / between
+        height += math.log(max(uniform[n, 0], 1e-300))
+        low = old - uniform[n, 1]
+        high = low + 1.0
+        for side in range(2):
+            for _ in range(8):
+                x = low if side == 0 else high
+                value = _log_density(precision, shift, squares, counts, n, x, sd, work)
+                if value - 0.5 * (x - centre) ** 2 / between < height or abs(x) > 18.0:
+                    break
+                if side == 0:
+                    low -= 1.0
+                else:
+                    high += 1.0
+        current[n] = start
+        for i in range(2, 32):
+            x = low + (high - low) * uniform[n, i]
+            value = _log_density(precision, shift, squares, counts, n, x, sd, work)
+            if value - 0.5 * (x - centre) ** 2 / between >= height:
+                log_noise[n] = x
+                current[n] = value
+                break
+            if x < old:
+                low = x
+            else:
+                high = x
+    # With the standardised logs kept: the spread, then the centre.
+    for step in range(4):
+        new_centre, new_between, log_ratio = centre, between, 0.0
+        if step % 2 == 0:
+            new_between = between * math.exp(3.0 * (uniform[count, 4 * step] - 0.5))
+            log_ratio = _log_half_t(new_between, scale2) - _log_half_t(between, scale2)
+        else:
+            width = 4.0 / math.sqrt(max(counts.sum(), 1.0))
+            new_centre = centre + width * (uniform[count, 4 * step] - 0.5)
+            log_ratio = -0.5 * ((new_centre - LOG_NOISE[0]) / LOG_NOISE[1]) ** 2
+            log_ratio += 0.5 * ((centre - LOG_NOISE[0]) / LOG_NOISE[1]) ** 2
+        stretch = math.sqrt(new_between / between)
+        proposed = np.zeros(count)
+        for n in range(count):
+            x = new_centre + stretch * (log_noise[n] - centre)
+            if abs(x) > 20.0:  # beyond what numbers can tell from 0 or infinity
+                log_ratio = -np.inf
+                break
+            proposed[n] = _log_density(precision, shift, squares, counts, n, x, sd, work)
+            log_ratio += proposed[n] - current[n]
+        if math.log(max(uniform[count, 4 * step + 1], 1e-300)) < log_ratio:
+            for n in range(count):
+                log_noise[n] = new_centre + stretch * (log_noise[n] - centre)
+                current[n] = proposed[n]
+            centre, between = new_centre, new_between
+    return centre, between

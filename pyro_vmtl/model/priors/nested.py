@@ -1,0 +1,584 @@
+"""The nested prior w_t = m + c_k + e_t, and the posterior of weights that goes with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from operator import index
+from typing import Any, Literal
+
+import pyro.distributions as dist
+import torch
+from pyro.ops.stats import effective_sample_size
+from torch import Tensor, nn
+
+from pyro_vmtl.data import Batch
+from pyro_vmtl.distributions import Gaussians, Relatives
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.model.borrowing import Borrowing
+from pyro_vmtl.model.likelihoods import Likelihood, with_bias
+from pyro_vmtl.model.pools import Pool
+from pyro_vmtl.model.posteriors import WeightsPosterior
+from pyro_vmtl.model.priors.conditionals import cavity, posterior, product
+from pyro_vmtl.model.priors.gibbs import (
+    Evidence,
+    Hyperpriors,
+    Moments,
+    State,
+    starting_state,
+    sweep,
+)
+from pyro_vmtl.model.priors.partitions import canonical, chance_together
+
+__all__ = ["Nested", "NestedBorrowing", "NestedWeights"]
+
+Covariance = Literal["full", "diagonal"]
+Deviation = Literal["none", "intercept", "shared", "features", "fixed"]
+
+_CHAINS = 8
+_SWEEPS = 5  # in an update; the later half of their draws give the moments
+_BURN_IN = 15  # sweeps of the last look that are thrown away
+_ROUND = 50  # sweeps between two looks at how many effective draws there are
+_ROUNDS = 4
+_KEPT = 200  # draws, all chains together
+EFFECTIVE_DRAWS = 200
+"""Effective draws of predictive means that the last look aims at; fewer are warned of."""
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(State))
+
+
+class Nested(Pool):
+    r"""Multilevel regression with hidden clusters of tasks.
+
+    .. math::
+        w_t = m + c_{k(t)} + e_t, \qquad m \sim N(0, A), \quad c_k \sim N(0, B), \quad
+        e_t \sim N(0, V)
+
+    with a row of these for every class or output, all diagonal. m is what all tasks have in common,
+    c_k what the tasks of a hidden cluster share, e_t a task's own deviation. The partition has a
+    mixture of finite mixtures as its prior (:mod:`pyro_vmtl.model.priors.partitions`). Scales are
+    inferred: standard deviations are half-t with four degrees of freedom. The relatedness of two
+    tasks is the chance that they share a cluster.
+
+    Each task's data enter as a Gaussian site in closed form, so that every row of data speaks once;
+    partitions and scales are drawn by Gibbs sampling with the weights integrated out.
+
+    Parts can be left out: without clusters it is partial pooling (a mixed model), with nothing but
+    the mean complete pooling, with nothing but a fixed deviation single-task learning.
+
+    :param mean: whether there is a global mean m.
+    :param clusters: whether there are clusters.
+    :param deviation: of each task: ``"features"``, a variance for every entry of the weights, with
+        a shared scale; ``"shared"``, one variance for all; ``"intercept"``, the bias alone;
+        ``"none"``; or ``"fixed"``, V = 1; None, ``"features"`` where inputs are named features
+        (:class:`pyro_vmtl.Identity`) and ``"shared"`` where they are latent.
+    :param known: the cluster of each task, where it is known; then scales alone are inferred.
+    :param gamma: of the Dirichlet weights of clusters: below 1 their sizes differ, above they are
+        alike.
+    :param expected: the number of clusters that the prior expects among unlimited tasks.
+    """
+
+    sums_to_one = False
+    borrowing_type: type[Borrowing]
+
+    def __init__(
+        self,
+        mean: bool = True,
+        clusters: bool = True,
+        deviation: Deviation | None = None,
+        known: Sequence[int] | None = None,
+        gamma: float = 1.0,
+        expected: float = 3.0,
+    ) -> None:
+        super().__init__()
+        for name, given in (("mean", mean), ("clusters", clusters)):
+            if not isinstance(given, bool):
+                raise InputError(f"the pool's {name} is {given!r}; expected true or false")
+        if deviation not in (None, "none", "intercept", "shared", "features", "fixed"):
+            raise InputError(
+                f"the pool's deviation is {deviation!r}; expected 'features', 'shared', "
+                "'intercept', 'none' or 'fixed'"
+            )
+        if not (mean or clusters) and deviation in ("none", "intercept"):
+            raise InputError(
+                f"the pool has no mean, no clusters and the deviation {deviation!r}, so that "
+                "slopes are 0; expected a mean, clusters or another deviation"
+            )
+        if not 0 < gamma < float("inf"):
+            raise InputError(f"the pool's gamma is {gamma}; expected a number above 0")
+        if not 1 < expected < float("inf"):
+            raise InputError(f"the pool's expected is {expected}; expected a number above 1")
+        self.mean = mean
+        self.clusters = clusters
+        self.deviation = deviation
+        self.gamma = float(gamma)
+        self.expected = float(expected)
+        try:
+            self.known = None if known is None else [index(k) for k in known]
+        except TypeError as error:
+            raise InputError(
+                f"the pool's known is {known!r}; expected the number of each task's cluster, such "
+                "as [0, 0, 1]"
+            ) from error
+        if known is not None and not clusters:
+            raise InputError("the pool has known clusters and clusters=False; expected True")
+
+    def __repr__(self) -> str:
+        names = ("mean", "clusters", "deviation", "known", "gamma", "expected")
+        given = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"Nested({given})"
+
+    @property
+    def borrows(self) -> bool:  # type: ignore[override]
+        """Whether there is relatedness to look at."""
+        return self.clusters
+
+    def hyperpriors(
+        self, rows: int, columns: int, has_bias: bool, named: bool, num_tasks: int, diagonal: bool
+    ) -> Hyperpriors:
+        """What the sampler needs to know.
+
+        :param rows: K, of the weights; ``columns``: q.
+        :param named: whether inputs are named features.
+        :param num_tasks: T.
+        :param diagonal: whether every entry is a row by itself.
+        """
+        is_bias = torch.zeros(rows, columns, dtype=torch.bool)
+        is_bias[:, -1] = has_bias
+        if diagonal:
+            is_bias, columns = is_bias.view(-1, 1), 1
+        deviation = self.deviation or ("features" if named and not diagonal else "shared")
+        if diagonal and deviation in ("features", "intercept"):
+            raise InputError(
+                f"the pool's deviation is {deviation!r}, and the covariance of the weights is "
+                "diagonal; expected 'shared', 'none' or 'fixed', or covariance='full'"
+            )
+        every = torch.arange(columns)
+        if deviation == "intercept" and not has_bias:
+            raise InputError(
+                "the pool's deviation is 'intercept', and the model has no bias; expected one"
+            )
+        groups = {
+            "features": every,
+            "shared": torch.zeros_like(every),
+            "fixed": torch.zeros_like(every),
+            "none": torch.full_like(every, -1),
+            "intercept": torch.where(every == columns - 1, 0, -1),
+        }[deviation]
+        has_clusters = self.clusters and num_tasks > 1
+        if not (self.mean or has_clusters) and bool((groups < 0).any()):
+            raise InputError(
+                f"the pool has no mean and the deviation {deviation!r}, and a single task has no "
+                "clusters, so that weights are 0; expected a mean or another deviation"
+            )
+        known = None
+        if self.known is not None:
+            if len(self.known) != num_tasks:
+                raise InputError(
+                    f"known gives the clusters of {len(self.known)} tasks; expected {num_tasks}"
+                )
+            known = torch.tensor(self.known)
+        return Hyperpriors(
+            groups,
+            is_bias,
+            has_mean=self.mean,
+            has_clusters=has_clusters,
+            gamma=self.gamma,
+            expected=self.expected,
+            fixed_deviation=deviation == "fixed",
+            known=known,
+        )
+
+
+class NestedWeights(WeightsPosterior):
+    """q(w_t) under the nested prior: sites of the tasks' data times what the other tasks say.
+
+    Its state moves in :meth:`update` alone, by conjugate steps (conjugate-computation variational
+    inference; Khan and Lin, AISTATS 2017) and Gibbs sweeps; nothing in it takes a gradient.
+
+    :param pool: which parts the prior has.
+    :param num_tasks: T.
+    :param likelihood: gives the sites.
+    :param latent_dim: d_z.
+    :param bias: whether the weights have a bias as their last column.
+    :param named: whether inputs are named features.
+    :param rate: by which a step moves the sites, after the first.
+    :param covariance: ``"full"`` keeps how the entries of a row correlate; ``"diagonal"`` does not,
+        every entry of the weights then being a row by itself; None, full where that takes no more
+        than 512 MiB and rows have at most 300 entries.
+
+    :ivar precision: Lambda of every task's site, ``[T, K, q, q]`` float64 (``[T, K q, 1, 1]`` where
+        diagonal); ``shift``: h.
+    :ivar loc: mean of q(w), averaged over the latest draws, ``[T, K, q]`` float64;
+        ``covariance``: ``[T, K, q, q]``. Likewise.
+    """
+
+    is_conjugate = True
+    precision: Tensor
+    shift: Tensor
+    counts: Tensor
+    squares: Tensor
+    loc: Tensor
+    covariance: Tensor
+    steps: Tensor
+    seed: Tensor
+    effective: Tensor
+
+    def __init__(
+        self,
+        pool: Nested,
+        num_tasks: int,
+        likelihood: Likelihood,
+        latent_dim: int,
+        bias: bool = True,
+        named: bool = False,
+        rate: float = 0.6,
+        covariance: Covariance | None = None,
+    ) -> None:
+        super().__init__()
+        rows, columns = likelihood.num_outputs, latent_dim + int(bias)
+        if covariance == "diagonal" and likelihood.has_noise:
+            raise InputError(
+                "the covariance of the weights is diagonal in a regression, whose noise is "
+                "inferred from all entries together; expected covariance='full'"
+            )
+        if covariance is None and not likelihood.has_noise:
+            fits = columns <= 300 and num_tasks * rows * columns**2 <= 2**26
+            covariance = "full" if fits else "diagonal"
+        self.is_diagonal = covariance == "diagonal"
+        self.pool = pool
+        self.num_tasks = num_tasks
+        self.event_shape = torch.Size([rows, columns])
+        self.rate = rate
+        self.infers_noise = likelihood.has_noise
+        self._prior = pool.hyperpriors(rows, columns, bias, named, num_tasks, self.is_diagonal)
+        if self.is_diagonal:
+            rows, columns = rows * columns, 1
+        shape = (num_tasks, rows, columns)
+        zeros = torch.zeros(*shape, dtype=torch.float64)
+        eye = torch.eye(columns, dtype=torch.float64).expand(*shape, columns)
+        self.register_buffer("precision", torch.zeros_like(eye))
+        self.register_buffer("shift", zeros.clone())
+        self.register_buffer("counts", zeros[:, 0, 0].clone())
+        self.register_buffer("squares", zeros.new_zeros(num_tasks, self.event_shape[0]))
+        self.register_buffer("loc", zeros.clone())
+        self.register_buffer("covariance", 0.3 * eye)
+        self.register_buffer("steps", torch.tensor(0))
+        # A stream of noise of its own, from the seed that the caller has set.
+        self.register_buffer("seed", torch.randint(2**31, ()))
+        self.register_buffer("effective", torch.tensor(0.0))
+        self.register_buffer("groups", self._prior.groups, persistent=False)
+        self.register_buffer("is_bias", self._prior.is_bias, persistent=False)
+        start = starting_state(self.evidence, self._prior, _CHAINS)
+        for name in _FIELDS:  # where the chains stand, and the draws that are kept
+            self.register_buffer(f"chain_{name}", getattr(start, name))
+            self.register_buffer(f"draw_{name}", getattr(start, name).clone())
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for name, buffer in self._buffers.items():  # draws may be more, or fewer
+            saved = state_dict.get(f"{prefix}{name}")
+            if not (name.startswith("draw_") and isinstance(saved, Tensor)) or buffer is None:
+                continue
+            if saved.shape[1:] == buffer.shape[1:]:
+                setattr(self, name, buffer.new_empty(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    @property
+    def prior(self) -> Hyperpriors:
+        """Which parts the prior has, on the device of the sites."""
+        known = self._prior.known
+        return dataclasses.replace(
+            self._prior,
+            groups=self.get_buffer("groups"),
+            is_bias=self.get_buffer("is_bias"),
+            known=None if known is None else known.to(self.shift.device),
+        )
+
+    @property
+    def evidence(self) -> Evidence:
+        """The sites of all tasks."""
+        squares = self.squares if self.infers_noise else None
+        return Evidence(self.precision, self.shift, self.counts, squares)
+
+    @property
+    def draws(self) -> State:
+        """The draws of partition and scales that are kept."""
+        return State(**{name: getattr(self, f"draw_{name}") for name in _FIELDS})
+
+    # Distributions
+
+    def gaussians(self) -> Gaussians:
+        scale = self.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        shape = (self.num_tasks, *self.event_shape)
+        return Gaussians(self.loc.view(shape).float(), scale.view(shape).float())
+
+    def relatedness(self) -> dist.TorchDistribution:
+        """The partitions drawn, as rows of relatives: the law of model and guide."""
+        return Relatives(self.draws.labels)
+
+    def forward(self, draw: Tensor | None = None) -> dist.TorchDistribution:
+        """q(w | draw), batch shape ``[..., T, 1]``; without a draw, the mixture over all draws."""
+        if draw is None and self._prior.has_clusters:
+            moments = self.by_draw()
+            parts = Moments(*(part.movedim(0, 1).unsqueeze(1) for part in moments))
+            weights = self.loc.new_ones(self.num_tasks, 1, len(self.draws.labels))
+            mixing = torch.distributions.Categorical(probs=weights)
+            return dist.MixtureSameFamily(mixing, self._normal(parts))
+        prior = self._cavity(draw)
+        noise = self._noise(draw)
+        site = product(
+            prior, self.precision / noise[..., None, None], self.shift / noise[..., None]
+        )
+        return self._normal(Moments(site.loc.unsqueeze(-3), site.covariance.unsqueeze(-4)))
+
+    def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution:
+        """p(w | draw), what the other tasks' sites say, batch shape ``[..., T, 1]``."""
+        prior = self._cavity(draw)
+        return self._normal(Moments(prior.loc.unsqueeze(-3), prior.covariance.unsqueeze(-4)))
+
+    def by_draw(self) -> Moments:
+        """q(w) given each of the draws that are kept, ``[S, T, K, q]``."""
+        return posterior(self.evidence, self.prior, self.draws)
+
+    def _normal(self, moments: Moments) -> dist.TorchDistribution:
+        """Gaussians ``[*batch, K, q]`` as a distribution with the event shape ``[K, q]``."""
+        if self.is_diagonal:
+            shape = (*moments.loc.shape[:-2], *self.event_shape)
+            scale = moments.covariance.sqrt().view(shape)
+            return dist.Normal(moments.loc.view(shape), scale).to_event(2)
+        root = torch.linalg.cholesky(moments.covariance)
+        return dist.MultivariateNormal(moments.loc, scale_tril=root).to_event(1)
+
+    def _cavity(self, draw: Tensor | None) -> Moments:
+        state, shape = self._given(draw)
+        moments = cavity(self.evidence, self.prior, state)
+        return Moments(*(part.view(*shape, *part.shape[1:]) for part in moments))
+
+    def _noise(self, draw: Tensor | None) -> Tensor:
+        state, shape = self._given(draw)
+        return state.noise.view(*shape, *state.noise.shape[1:])
+
+    def _given(self, draw: Tensor | None) -> tuple[State, torch.Size]:
+        """Partitions of these rows of relatives, with the mean log scales of the draws of them.
+
+        :param draw: ``[..., T, 1, L]``, or None where there are no clusters.
+        :return: a state of as many chains as there are rows of relatives, and their batch shape.
+        """
+        draws = self.draws
+        if draw is None:
+            labels, shape = draws.labels[:1], torch.Size()
+        else:
+            shape = draw.shape[:-3]
+            rows = draw.reshape(-1, self.num_tasks, draw.shape[-1])
+            same = torch.eye(self.num_tasks, dtype=torch.bool, device=draw.device)
+            same = same.repeat(len(rows), 1, 1)
+            same[:, ~same[0]] = rows.flatten(1) > 0.5
+            labels = canonical(same.to(torch.uint8).argmax(-1))
+        matches = (labels.unsqueeze(1) == draws.labels).all(-1)  # [P, S]
+        matches = matches | ~matches.any(-1, keepdim=True)
+        share = matches.double() / matches.sum(-1, keepdim=True)
+        values = {"labels": labels}
+        for name in _FIELDS[1:]:
+            logs = getattr(draws, name).clamp_min(1e-30).log()
+            mean = (share @ logs.reshape(len(logs), -1)).exp()
+            values[name] = mean.view(len(labels), *logs.shape[1:])
+        if not self._prior.has_clusters:
+            values["cluster"] = torch.zeros_like(values["cluster"])
+        return State(**values), shape
+
+    # What moves
+
+    @torch.no_grad()
+    def update(
+        self,
+        batch: Batch,
+        representations: dist.TorchDistribution,
+        likelihood: Likelihood,
+        last: bool = False,
+    ) -> None:
+        """One conjugate step of the sites, and some sweeps over partitions and scales.
+
+        :param batch: with a scale that makes it stand for all data.
+        :param representations: q(z | x) of its samples.
+        :param likelihood: gives the sites; the noise of a regression is handed on to it.
+        :param last: whether to draw as many partitions and scales as are kept.
+        """
+        if self.loc.is_meta:
+            return  # there is nothing to see
+        self._step(batch, representations, likelihood)
+        generator = torch.Generator().manual_seed(int(self.seed) + 7919 * int(self.steps))
+        self.steps += 1
+        chains = State(**{name: getattr(self, f"chain_{name}") for name in _FIELDS})
+        evidence, prior = self.evidence, self.prior
+        kept: list[State] = []
+        means: list[Tensor] = []
+        if not last:
+            for number in range(_SWEEPS):
+                sweep(evidence, prior, chains, generator)
+                if number >= _SWEEPS // 2:
+                    kept.append(_copy(chains))
+        else:
+            for _ in range(_BURN_IN):
+                sweep(evidence, prior, chains, generator)
+            for _ in range(_ROUNDS):
+                for _ in range(_ROUND):
+                    means.append(sweep(evidence, prior, chains, generator))
+                    kept.append(_copy(chains))
+                self.effective.fill_(self._effective(kept, means))
+                if self.effective >= EFFECTIVE_DRAWS:
+                    break
+            kept = kept[:: -(-len(kept) * _CHAINS // _KEPT)]
+        draws = _joined(kept)
+        for name in _FIELDS:
+            setattr(self, f"chain_{name}", getattr(chains, name))
+            setattr(self, f"draw_{name}", getattr(draws, name))
+        moments = posterior(evidence, prior, draws)
+        self.loc = moments.loc.mean(0)
+        away = moments.loc - self.loc
+        between = torch.einsum("stki,stkj->tkij", away, away) / len(away)
+        self.covariance = moments.covariance.mean(0) + between
+        if self.infers_noise:
+            likelihood.take_noise(draws.noise.log().mean(0).exp().sqrt())
+
+    def _step(
+        self, batch: Batch, representations: dist.TorchDistribution, likelihood: Likelihood
+    ) -> None:
+        # One z, where it is a function of x; else the sites are averaged over some draws of it.
+        count = 1 if isinstance(representations, dist.Delta) else 4
+        with torch.random.fork_rng(devices=[]):  # a stream of noise of its own
+            torch.manual_seed(int(self.seed) + int(self.steps))
+            draws = [representations.sample() for _ in range(count)]
+        precision, shift = torch.zeros_like(self.precision), torch.zeros_like(self.shift)
+        weight = (batch.mask * batch.scale).double()  # [T, B]
+        targets = likelihood.standardised(batch.y)
+        for drawn in draws:
+            features = with_bias(drawn.double(), self.event_shape[-1])
+            loc, variance = self.predictor(features, self.loc[None], self.covariance[None])
+            g, r = likelihood.sites(loc[0], variance[0], targets)
+            g, r = weight.unsqueeze(-1) * g / count, weight.unsqueeze(-1) * r / count
+            if self.is_diagonal:
+                seen = (r.mT @ features.square()).view(self.precision.shape)
+            else:
+                seen = torch.einsum("tbk,tbi,tbj->tkij", r, features, features)
+            precision += seen
+            shift += (g.mT @ features).view(shift.shape)
+            shift += (seen @ self.loc.unsqueeze(-1)).squeeze(-1)
+        rate = 1.0 if int(self.steps) == 0 or likelihood.sites_are_exact else self.rate
+        self.precision.lerp_(precision, rate)
+        self.shift.lerp_(shift, rate)
+        self.counts.lerp_(weight.sum(-1), rate)
+        if self.infers_noise:
+            squares = torch.einsum("tb,tbk->tk", weight, targets.square())
+            self.squares.lerp_(squares, rate)
+
+    def predictor(self, features: Tensor, loc: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of eta = w phi, ``[S, T, B, K]`` each.
+
+        :param features: phi, ``[T, B, q]`` or one for each draw, ``[S, T, B, q]``, the bias's 1
+            included.
+        :param loc: ``[S, T, K, q]``; ``covariance``: ``[S, T, K, q, q]``.
+        """
+        if self.is_diagonal:
+            shape = (*loc.shape[:2], *self.event_shape)
+            variance = features.square() @ covariance.view(shape).mT
+            return features @ loc.view(shape).mT, variance
+        wide = features.unsqueeze(-3)  # [..., T, 1, B, q]
+        variance = ((wide @ covariance) * wide).sum(-1).mT  # [S, T, B, K]
+        return features @ loc.mT, variance.clamp_min(0)
+
+    def _effective(self, kept: list[State], means: list[Tensor]) -> float:
+        """How many of the draws of chains side by side are effective, of pairs and mean weights.
+
+        One in twenty of them has fewer. What all draws agree on is left out.
+        """
+        values = [torch.stack(means).flatten(2)]  # [draws, chains, ...]
+        if self._prior.has_clusters and self._prior.known is None:
+            above = torch.triu_indices(self.num_tasks, self.num_tasks, 1)
+            above = above[:, :: -(-above.shape[1] // 2000)]  # of many pairs, some thousand
+            labels = torch.stack([state.labels for state in kept])
+            values.append((labels[..., above[0]] == labels[..., above[1]]).double())
+        value = torch.cat(values, -1).transpose(0, 1)
+        value = value[..., value.flatten(0, 1).var(0) > 1e-6]
+        most = float(len(kept) * _CHAINS)
+        if not value.shape[-1]:
+            return most
+        found = effective_sample_size(value, 0, 1).nan_to_num(0.0)
+        return float(found.clamp(0, most).quantile(0.05))
+
+    def sentences(self) -> list[str]:
+        """What a reader should know of the draws, where there are too few effective ones."""
+        if not 0 < float(self.effective) < EFFECTIVE_DRAWS:
+            return []
+        return [
+            f"Of {_ROUND * _ROUNDS * _CHAINS} draws of partitions and scales, one in twenty means "
+            f"or pairs of tasks has only {float(self.effective):.0f} effective ones (fewer than "
+            f"{EFFECTIVE_DRAWS}): chances of relatedness are known no better than that."
+        ]
+
+
+class NestedBorrowing(Borrowing):
+    """The relatedness of the nested prior: who shares a cluster in the draws.
+
+    It owns nothing: the draws are those of the weights' posterior.
+    """
+
+    pool: Nested
+
+    def bind(self, weights: nn.Module) -> None:
+        """Say whose draws these are."""
+        assert isinstance(weights, NestedWeights)
+        self._weights = (weights,)  # in a tuple: not a submodule
+
+    def _add_slots(self) -> None:
+        super()._add_slots()
+        del self.logits
+        self.empirical_bayes = True  # the same draws in model and guide: the site is masked
+
+    @property
+    def labels(self) -> Tensor:
+        """The cluster of every task in each draw, ``[S, T]``."""
+        return self._weights[0].draws.labels
+
+    @property
+    def spreads(self) -> Tensor:
+        """s, a task's deviation in units of what its cluster and it deviate together, ``[S]``."""
+        weights = self._weights[0]
+        draws = weights.draws
+        varies = (weights.prior.groups >= 0).double()
+        own = draws.deviation.mean(-1) * varies.mean()
+        return (own / (own + draws.cluster)).sqrt()
+
+    def relatedness_posterior(self) -> dist.TorchDistribution:
+        return self._weights[0].relatedness()
+
+    def relatedness_prior(self) -> dist.TorchDistribution:
+        return self.relatedness_posterior()
+
+    def probabilities(self) -> Tensor:
+        """The chance that two share a cluster, ``[T, L]``.
+
+        With n draws none is said to be nearer to 0 or 1 than 1 / (2 n + 2).
+        """
+        rows = self.relatedness_posterior().mean.squeeze(-2)
+        effective = float(self._weights[0].effective) or float(len(self.labels))
+        return (rows * effective + 0.5) / (effective + 1)
+
+    def chance_before_data(self) -> float:
+        """The chance that two tasks share a cluster, before any data."""
+        return chance_together(self.num_tasks, self.pool.gamma, self.pool.expected)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the draws move with the weights."""
+
+
+Nested.borrowing_type = NestedBorrowing
+
+
+def _copy(state: State) -> State:
+    return State(**{name: getattr(state, name).clone() for name in _FIELDS})
+
+
+def _joined(states: list[State]) -> State:
+    return State(**{name: torch.cat([getattr(s, name) for s in states]) for name in _FIELDS})

@@ -1,0 +1,108 @@
+"""Programs change nothing: what moves besides gradients moves in ``update``."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor, nn
+
+from pyro_vmtl.model import ClusteredBorrowing, Recursive
+
+if TYPE_CHECKING:
+    from tests.model.conftest import Case
+
+
+def _state(module: nn.Module) -> dict[str, Any]:
+    """All tensors and all that parts remember as plain values."""
+    plain = {
+        f"{name}.{attribute}": copy.copy(value)
+        for name, part in module.named_modules()
+        for attribute, value in vars(part).items()
+        if isinstance(value, (bool, int, float, str)) or attribute == "tempering"
+    }
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return plain | {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def _changed(module: nn.Module, before: dict[str, Any]) -> set[str]:
+    after = _state(module)
+    assert after.keys() == before.keys()
+    return {
+        name
+        for name, value in before.items()
+        if not (value.equal(after[name]) if isinstance(value, Tensor) else value == after[name])
+    }
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_running_a_program_changes_nothing(case: Case, is_training: bool) -> None:
+    vmtl, batch = case.vmtl.train(is_training), case.batch
+    vmtl.update(batch, last=True)
+    before, store = _state(vmtl), set(pyro.get_param_store())
+    for program in vmtl.programs():
+        for elbo in (Trace_ELBO(), TraceMeanField_ELBO(num_particles=2)):
+            elbo.differentiable_loss(program.model, program.guide, batch).backward()
+        with torch.no_grad():
+            guide = poutine.trace(program.guide).get_trace(batch)
+            poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(batch)
+            TraceMeanField_ELBO().loss(program.model, program.guide, batch)
+    Predictive(vmtl.model, guide=vmtl.guide, num_samples=2)(batch, observed=False)
+    assert _changed(vmtl, before) == set()
+    assert set(pyro.get_param_store()) == store
+
+
+def test_update_moves_what_is_to_move_and_no_parameter(case: Case) -> None:
+    vmtl, batch = case.vmtl, case.batch
+    moving: set[str] = set()
+    if vmtl.borrowing and vmtl.lenders.observes:
+        moving |= {"lenders.second_moments", "lenders.observed"}
+    for prefix, program in zip(("", "lenders.anchor."), vmtl.programs(), strict=False):
+        if program.classifier.observes:
+            moving |= {f"{prefix}classifier.{name}" for name in ("sums", "counts")}
+    for site, borrowing in vmtl.borrowing.items():
+        if isinstance(borrowing, ClusteredBorrowing):
+            moving.add(f"borrowing.{site}.steps")
+    before, noise = _state(vmtl), torch.get_rng_state()
+    vmtl.update(batch, last=True)
+    # What is drawn may be what it was, and lenders that know nothing have nothing to say.
+    may = {
+        "labels",
+        "spreads",
+        "scales",
+        "factors",
+        "of_chains",
+        "rows",
+        "prior_loc",
+        "prior_scale",
+    }
+    changed = {name for name in _changed(vmtl, before) if name.rpartition(".")[2] not in may}
+    assert changed == moving
+    assert torch.get_rng_state().equal(noise)
+    assert all(parameter.grad is None for parameter in vmtl.parameters())
+
+
+def test_update_moves_alike_in_training_and_in_evaluation(case: Case) -> None:
+    one, other = case.vmtl.train(), copy.deepcopy(case.vmtl).eval()
+    one.update(case.batch, last=True)
+    with torch.no_grad():
+        other.update(case.batch, last=True)
+    assert _changed(other.train(), _state(one)) == set()
+
+
+def test_update_is_the_first_iteration_of_recursive_lenders(case: Case) -> None:
+    vmtl, batch = case.vmtl, case.batch
+    if not (isinstance(vmtl.lenders, Recursive) and vmtl.borrowing):
+        return
+    vmtl.lenders = Recursive()
+    assert vmtl.lenders.weights(vmtl) is None
+    vmtl.update(batch)
+    lent, own = vmtl.lenders.weights(vmtl), vmtl.classifier.gaussians()
+    assert lent is not None
+    assert lent.loc.equal(own.loc)
+    assert lent.scale.equal(own.scale)
