@@ -103,7 +103,7 @@ def test_a_cell_that_fails_says_why_and_stops_no_other(
 def test_temperature_scaling_scores_what_was_scaled(benchmark_: Benchmark, train: Train) -> None:
     plain_ = "{plain: {model.classifier: mean_field}}"
     scaled = "{scaled: {model.classifier: mean_field, temperature_scaling: true}}"
-    folder = benchmark_(f"methods=[{plain_},{scaled}]", "seeds=[0]")
+    folder = benchmark_(f"methods=[{plain_},{scaled}]", "seeds=[0]", "reference=plain")
     plain, after = _record(folder, "plain", 0)["test"], _record(folder, "scaled", 0)
     assert plain["mean"]["accuracy"] == after["test"]["mean"]["accuracy"]
     assert plain["mean"]["nll"] != after["test"]["mean"]["nll"]
