@@ -50,7 +50,7 @@ from pyro_vmtl.model import (
 
 __all__ = ["FittedVMTL", "build", "fit"]
 
-_UPDATES = 8  # conjugate steps until sites have settled; one is exact for a Gaussian likelihood
+_UPDATES = 18  # conjugate steps before the last look
 
 _log = logging.getLogger(__name__)
 

@@ -209,8 +209,6 @@ def _classifier(
             latent_dim,
             settings.bias,
             named,
-            # An encoder moves between two steps, and what is seen of a batch is a share.
-            rate=0.6 if named else 0.1,
             covariance=settings.covariance,
         )
     if settings.classifier == "point":

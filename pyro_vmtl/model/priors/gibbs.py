@@ -17,13 +17,14 @@ from torch import Tensor
 from pyro_vmtl.model.priors.moves import (
     DOF,
     LOG_NOISE,
-    MOST,
+    MOST_SPREAD,
     Array,
     deal_labels,
+    draw_centre,
     draw_cluster_variance,
     draw_noise,
     draw_scale,
-    draw_shared_scale,
+    draw_spread,
     draw_variances,
     split_or_merge,
 )
@@ -31,7 +32,6 @@ from pyro_vmtl.model.priors.partitions import canonical, log_new_cluster
 
 __all__ = ["Evidence", "Hyperpriors", "State", "starting_state", "sweep"]
 
-_LEAST = 1e-8  # of a variance: below it nothing can be told from 0
 _SPLITS = 2  # proposals to split or merge in a sweep
 
 
@@ -64,7 +64,8 @@ class Hyperpriors:
     """Which parts the prior w_t = m + c_k + e_t has, and how large they are thought to be.
 
     Every scale is a standard deviation with a half-t prior of four degrees of freedom, whose scale
-    is given here.
+    is given here; so has the standard deviation of the logarithms of variances that are normal
+    about a shared centre: those of deviations by group, and those of the tasks' noise.
 
     :ivar groups: of the deviation's variances, ``[q]`` int64: entries of a group share one; -1
         where the tasks do not deviate.
@@ -79,6 +80,7 @@ class Hyperpriors:
     has_mean: bool = True
     has_clusters: bool = True
     deviation: float = 0.5
+    deviation_spread: float = 1.0
     cluster: float = 1.0
     mean: float = 1.0
     bias_variance: float = 4.0
@@ -95,7 +97,8 @@ class State:
 
     :ivar labels: the cluster of every task, ``[S, T]``.
     :ivar deviation: V by group, ``[S, G]``.
-    :ivar shared: tau^2, the squared scale of the deviations, ``[S]``.
+    :ivar shared: tau^2, ``[S]``; log V is normal about log tau^2 where there are several groups.
+    :ivar deviation_spread: the variance of log V, ``[S]``.
     :ivar cluster: B, ``[S]``.
     :ivar mean: the variance of m's slopes, ``[S]``.
     :ivar noise: the variance of a regression's noise, ``[S, T, K]``; 1 where there is none.
@@ -104,6 +107,7 @@ class State:
     labels: Tensor
     deviation: Tensor
     shared: Tensor
+    deviation_spread: Tensor
     cluster: Tensor
     mean: Tensor
     noise: Tensor
@@ -124,6 +128,7 @@ def starting_state(evidence: Evidence, prior: Hyperpriors, chains: int) -> State
         labels,
         new((chains, groups), 1.0 if prior.fixed_deviation else 0.3**2),
         new((chains,), prior.deviation**2),
+        new((chains,), 0.5),
         new((chains,), 1.0 if prior.has_clusters else 0.0),
         new((chains,), 1.0),
         new((chains, num_tasks, rows), 0.5 if evidence.squares is not None else 1.0),
@@ -381,50 +386,44 @@ def _draw_deviations(
     state: State,
     generator: torch.Generator,
 ) -> None:
-    """V and tau, with the weights integrated out given the bases m + c_k."""
+    """V, its centre and spread, with the weights integrated out given the bases m + c_k."""
     sites = evidence.precision / state.noise[..., None, None]
     residual = evidence.shift / state.noise[..., None] - (sites @ base.unsqueeze(-1)).squeeze(-1)
     precision = sites.flatten(1, 2).cpu().numpy()
     shift = residual.flatten(1, 2).cpu().numpy()
     groups = prior.groups.cpu().numpy()
-    num_groups = state.deviation.shape[1]
-    sizes = np.bincount(groups[groups >= 0], minlength=num_groups)
-    single = np.flatnonzero((groups >= 0) & (sizes[groups] == 1))
-    shared = num_groups > 1
-    uniforms = _uniform((len(state.labels), len(groups) + num_groups + 2, 32), generator)
+    varies, num_groups = groups >= 0, state.deviation.shape[1]
+    scale2, spread2 = prior.deviation**2, prior.deviation_spread**2
+    uniforms = _uniform((len(state.labels), len(groups) + 3, 32), generator)
     for chain in range(len(state.labels)):
-        by_group = state.deviation[chain].cpu().numpy().copy()
-        scale2 = float(state.shared[chain]) if shared else prior.deviation**2
-        variance = np.where(groups >= 0, by_group[groups], 0.0)
-        if len(single):
-            draw_variances(
-                variance, single, precision[chain], shift[chain], scale2, uniforms[chain]
+        by_group = state.deviation[chain].cpu().numpy()
+        variance = np.where(varies, by_group[groups], 0.0)
+        own, uniform = (precision[chain], shift[chain]), uniforms[chain]
+        if num_groups == 1:
+            by_group = by_group * draw_scale(
+                *own, variance, varies, float(by_group[0]), scale2, uniform[-1]
             )
-        sites_of_e = (precision[chain], shift[chain])
-        for group in np.flatnonzero(sizes > 1):
-            chosen = groups == group
-            uniform = uniforms[chain, len(groups) + group]
-            level = float(by_group[group])
-            variance[chosen] *= draw_scale(*sites_of_e, variance, chosen, level, scale2, uniform)
-        if shared:  # all at once, and tau with them
-            factor = draw_scale(
-                *sites_of_e,
-                variance,
-                groups >= 0,
-                scale2,
-                prior.deviation**2,
-                uniforms[chain, -1],
+        else:
+            level, spread = float(state.shared[chain]), float(state.deviation_spread[chain])
+            centre = math.log(level)
+            entries = np.flatnonzero(varies)
+            draw_variances(variance, entries, *own, centre, spread, uniform)
+            spread = draw_spread(*own, variance, varies, centre, spread, spread2, uniform[-3])
+            factor = draw_scale(*own, variance, varies, level, scale2, uniform[-2])
+            by_group = np.empty(num_groups)
+            by_group[groups[entries]] = factor * variance[entries]
+            state.shared[chain] = math.exp(
+                draw_centre(
+                    np.log(by_group), centre + math.log(factor), spread, scale2, uniform[-1]
+                )
             )
-            variance = variance * factor
-            state.shared[chain] *= factor
-        for group in np.unique(groups[groups >= 0]):
-            by_group[group] = variance[groups == group][0]
+            state.deviation_spread[chain] = spread
         state.deviation[chain] = torch.from_numpy(by_group)
-        if shared:
-            scale2 = float(state.shared[chain])
-            uniform = uniforms[chain, len(groups) + num_groups]
-            state.shared[chain] = draw_shared_scale(by_group, scale2, prior.deviation**2, uniform)
-    state.deviation = state.deviation.clamp(_LEAST, math.exp(MOST))
+    if num_groups > 1:
+        away = (state.deviation.log() - state.shared.log()[:, None]).square().sum(1)
+        state.deviation_spread = _half_t_variance(
+            state.deviation_spread, spread2, away, num_groups, generator
+        ).clamp(1e-6, math.exp(MOST_SPREAD))
 
 
 def _draw_noise(

@@ -14,13 +14,16 @@ from numba import njit
 
 __all__ = [
     "DOF",
+    "LEAST",
     "LOG_NOISE",
     "MOST",
+    "MOST_SPREAD",
     "deal_labels",
+    "draw_centre",
     "draw_cluster_variance",
     "draw_noise",
     "draw_scale",
-    "draw_shared_scale",
+    "draw_spread",
     "draw_variances",
     "split_or_merge",
 ]
@@ -29,9 +32,15 @@ DOF = 4.0
 """Degrees of freedom of the half-t priors of standard deviations: a scale that data do not bound,
 such as that of an effect which separates two classes, stays within a few of its prior's."""
 
+LEAST = -18.0
+"""The smallest logarithm of a variance: below it nothing can be told from 0."""
+
 MOST = math.log(4.0)
 """The largest logarithm of a variance. Where features are standardised, a standard deviation of 2
 is more than weights have; without a bound, effects that separate two classes run away."""
+
+MOST_SPREAD = math.log(9.0)
+"""The largest logarithm of the variance of logarithms."""
 
 LOG_NOISE = (math.log(0.5), 2.0)
 """Mean and standard deviation of the centre of the tasks' log variances of noise, where targets
@@ -291,42 +300,40 @@ def _log_half_t(variance: float, scale2: float) -> float:
     return 0.5 * math.log(variance) - 0.5 * (DOF + 1.0) * math.log1p(variance / (DOF * scale2))
 
 
-@njit(cache=True)
-def draw_shared_scale(variances: Array, level: float, scale2: float, uniform: Array) -> float:
-    """Draw tau^2, the squared scale of the half-t roots of some variances, itself half-t.
+def _slice(density: Any) -> Any:
+    """Slice sampling of a number: stepping out, then shrinking (Neal, Annals of Statistics, 2003).
 
-    :param variances: V by group; ``level``: tau^2 as it is; ``scale2``: of tau's own prior.
-    :param uniform: ``[32]``.
+    :param density: a compiled function of a number and of a tuple of what is given: the log of the
+        number's density.
+    :return: a compiled function, which draws the next number.
     """
 
-    def density(x: float) -> float:
-        total = _log_half_t(math.exp(x), scale2)
-        for variance in variances:
-            total += _log_half_t(variance, math.exp(x)) - 0.5 * x
-        return total
+    @njit
+    def draw(given: Any, old: float, width: float, most: float, uniform: Array) -> float:
+        """The next number; a step out has this width, and there are at most eight a side."""
+        height = density(old, given) + math.log(max(uniform[0], 1e-300))
+        low = old - width * uniform[1]
+        high = low + width
+        for _ in range(8):
+            if low <= LEAST or density(low, given) < height:
+                break
+            low -= width
+        for _ in range(8):
+            if high >= most or density(high, given) < height:
+                break
+            high += width
+        low, high = max(low, LEAST), min(high, most)
+        for i in range(2, 32):
+            x = low + (high - low) * uniform[i]
+            if density(x, given) >= height:
+                return x
+            if x < old:
+                low = x
+            else:
+                high = x
+        return old
 
-    old = math.log(level)
-    height = density(old) + math.log(max(uniform[0], 1e-300))
-    low = old - 2.0 * uniform[1]
-    high = low + 2.0
-    for _ in range(8):
-        if low < -18.0 or density(low) < height:
-            break
-        low -= 2.0
-    for _ in range(8):
-        if high > MOST or density(high) < height:
-            break
-        high += 2.0
-    low, high = max(low, -18.0), min(high, MOST)
-    for i in range(2, 32):
-        x = low + (high - low) * uniform[i]
-        if density(x) >= height:
-            return math.exp(x)
-        if x < old:
-            low = x
-        else:
-            high = x
-    return level
+    return draw
 
 
 @njit(cache=True, fastmath=True)
@@ -375,6 +382,39 @@ def _scaled_evidence(
 
 
 @njit(cache=True)
+def _log_of_centre(x: float, given: Any) -> float:
+    mean, variance, scale2 = given
+    return _log_half_t(math.exp(x), scale2) - 0.5 * (x - mean) ** 2 / variance
+
+
+_slice_of_centre = _slice(_log_of_centre)
+
+
+@njit(cache=True)
+def draw_centre(
+    log_variances: Array, centre: float, spread: float, scale2: float, uniform: Array
+) -> float:
+    """Draw the mean of some normal log variances; its root, exponentiated, is half-t.
+
+    :param log_variances: log V by group; ``centre``: their mean as it is; ``spread``: variance.
+    :param scale2: the squared scale of the half-t prior of ``exp(centre / 2)``.
+    :param uniform: ``[32]``.
+    """
+    given = (log_variances.mean(), spread / len(log_variances), scale2)
+    return _slice_of_centre(given, centre, 2.0, MOST, uniform)
+
+
+@njit(cache=True)
+def _log_of_scale(x: float, given: Any) -> float:
+    precision, shift, variance, chosen, old, scale2, work = given
+    evidence = _scaled_evidence(precision, shift, variance, chosen, x - old, work)
+    return evidence + _log_half_t(math.exp(x), scale2)
+
+
+_slice_of_scale = _slice(_log_of_scale)
+
+
+@njit(cache=True)
 def draw_scale(
     precision: Array,
     shift: Array,
@@ -386,9 +426,6 @@ def draw_scale(
 ) -> float:
     """Draw a factor for some variances at once, what they are the variances of integrated out.
 
-    Slice sampling of its logarithm (Neal, Annals of Statistics, 2003): stepping out by 1, at most
-    eight times a side, then shrinking.
-
     :param precision: of the sites of N(0, V), ``[N, q, q]``; ``shift``: ``[N, q]``.
     :param variance: V, ``[q]``; ``chosen``: which of its entries are multiplied, ``[q]`` bool.
     :param level: the variance whose root is half-t of the scale ``sqrt(scale2)``, now.
@@ -396,34 +433,61 @@ def draw_scale(
     :return: the factor.
     """
     work = np.empty((len(variance) + 1, len(variance)))
+    old = math.log(level)
+    given = (precision, shift, variance, chosen, old, scale2, work)
+    return math.exp(_slice_of_scale(given, old, 1.0, MOST, uniform) - old)
 
-    def density(x: float) -> float:
-        return _scaled_evidence(precision, shift, variance, chosen, x, work) + _log_half_t(
-            level * math.exp(x), scale2
-        )
 
-    height = density(0.0) + math.log(max(uniform[0], 1e-300))
-    least, most = -18.0 - math.log(level), MOST - math.log(level)  # V from 1e-8 to 4
-    low = -uniform[1]
-    high = low + 1.0
-    for _ in range(8):
-        if low < least or density(low) < height:
-            break
-        low -= 1.0
-    for _ in range(8):
-        if high > most or density(high) < height:
-            break
-        high += 1.0
-    low, high = max(low, least), min(high, most)
-    for i in range(2, 32):
-        x = low + (high - low) * uniform[i]
-        if density(x) >= height:
-            return math.exp(x)
-        if x < 0.0:
-            low = x
-        else:
-            high = x
-    return 1.0
+@njit(cache=True)
+def _log_of_spread(x: float, given: Any) -> float:
+    precision, shift, log_variance, chosen, centre, old, scale2, sd, work = given
+    stretch = math.exp(0.5 * (x - old))
+    for j in range(len(sd)):
+        if chosen[j]:
+            log_sd = 0.5 * (centre + stretch * (log_variance[j] - centre))
+            if log_sd > 0.5 * MOST or log_sd < 0.5 * LEAST:
+                return -np.inf
+            sd[j] = math.exp(log_sd)
+    total = _log_half_t(math.exp(x), scale2)
+    for n in range(shift.shape[0]):
+        total += _site_evidence(precision, shift, n, 1.0, sd, work)
+    return total
+
+
+_slice_of_spread = _slice(_log_of_spread)
+
+
+@njit(cache=True)
+def draw_spread(
+    precision: Array,
+    shift: Array,
+    variance: Array,
+    chosen: Array,
+    centre: float,
+    spread: float,
+    scale2: float,
+    uniform: Array,
+) -> float:
+    """Draw how far the logarithms of some variances are apart, standardised ones kept.
+
+    :param variance: V, ``[q]``, changed in place where ``chosen``.
+    :param centre: of log V; ``spread``: the variance of log V, whose root is half-t of the scale
+        ``sqrt(scale2)``.
+    :return: the new spread. The other parameters are those of :func:`draw_scale`.
+    """
+    q = len(variance)
+    work, sd, log_variance = np.empty((q + 1, q)), np.sqrt(variance), np.zeros(q)
+    for j in range(q):
+        if chosen[j]:
+            log_variance[j] = math.log(variance[j])
+    old = math.log(spread)
+    given = (precision, shift, log_variance, chosen, centre, old, scale2, sd, work)
+    new = _slice_of_spread(given, old, 2.0, MOST_SPREAD, uniform)
+    stretch = math.exp(0.5 * (new - old))
+    for j in range(q):
+        if chosen[j]:
+            variance[j] = math.exp(centre + stretch * (log_variance[j] - centre))
+    return math.exp(new)
 
 
 @njit(cache=True, fastmath=True)
@@ -472,6 +536,17 @@ def _log_marginal(
 
 
 @njit(cache=True)
+def _log_of_clusters(x: float, given: Any) -> float:
+    precision, shift, of_mean, scale2, none, work = given
+    variance = math.exp(x)
+    evidence = _log_marginal(precision, shift, variance, of_mean, none, work)
+    return evidence + _log_half_t(variance, scale2)
+
+
+_slice_of_clusters = _slice(_log_of_clusters)
+
+
+@njit(cache=True)
 def draw_cluster_variance(
     precision: Array,
     shift: Array,
@@ -488,46 +563,18 @@ def draw_cluster_variance(
     :param uniform: ``[32]``.
     """
     q = shift.shape[2]
-    work = np.zeros((q + 1, q))
-    none = np.zeros(q, np.bool_)
-
-    def density(x: float) -> float:
-        variance = math.exp(x)
-        return _log_marginal(precision, shift, variance, of_mean, none, work) + _log_half_t(
-            variance, scale2
-        )
-
-    old = math.log(level)
-    height = density(old) + math.log(max(uniform[0], 1e-300))
-    low = max(old - 3.0 * uniform[1], -18.0)
-    high = min(old - 3.0 * uniform[1] + 3.0, MOST)
-    for _ in range(6):
-        if low <= -18.0 or density(low) < height:
-            break
-        low = max(low - 3.0, -18.0)
-    for _ in range(6):
-        if high >= MOST or density(high) < height:
-            break
-        high = min(high + 3.0, MOST)
-    for i in range(2, 32):
-        x = low + (high - low) * uniform[i]
-        if density(x) >= height:
-            return math.exp(x)
-        if x < old:
-            low = x
-        else:
-            high = x
-    return level
+    work, none = np.zeros((q + 1, q)), np.zeros(q, np.bool_)
+    given = (precision, shift, of_mean, scale2, none, work)
+    return math.exp(_slice_of_clusters(given, math.log(level), 3.0, MOST, uniform))
 
 
 @njit(cache=True, fastmath=True)
-def _gain(
-    covariance: Array, moved: Array, j: int, old: float, log_new: float, scale2: float
-) -> float:
+def _gain(log_new: float, given: Any) -> float:
     """Log density at a new V_j, with its prior, less that of the data at the old."""
+    covariance, moved, j, old, centre, spread = given
     new = math.exp(log_new)
     change = 1.0 / new - 1.0 / old
-    total = 0.0
+    total = -0.5 * (log_new - centre) ** 2 / spread
     product = 1.0
     for n in range(moved.shape[0]):
         grown = 1.0 + change * covariance[n, j, j]
@@ -536,8 +583,10 @@ def _gain(
         if n % 8 == 7:
             total -= 0.5 * math.log(product)
             product = 1.0
-    total -= 0.5 * math.log(product)
-    return total + _log_half_t(new, scale2)
+    return total - 0.5 * math.log(product)
+
+
+_slice_of_gain = _slice(_gain)
 
 
 @njit(cache=True, fastmath=True)
@@ -589,7 +638,8 @@ def draw_variances(
     entries: Array,
     precision: Array,
     shift: Array,
-    scale2: float,
+    centre: float,
+    spread: float,
     uniform: Array,
 ) -> None:
     """Draw single entries of V in turn with the weights integrated out, given the bases m + c_k.
@@ -599,11 +649,11 @@ def draw_variances(
 
         sqrt(V_j / V_j') (1 + d S_jj)^(-1/2) exp(-d u_j^2 / (1 + d S_jj) / 2),
 
-    so that looking at a new value costs T numbers, and taking it a rank-one update of S. Each is
-    drawn by slice sampling of log V_j, its root being half-t of the scale ``sqrt(scale2)``.
+    so that looking at a new value costs T numbers, and taking it a rank-one update of S.
 
     :param variance: V, ``[q]``, changed in place; ``entries``: which to draw.
     :param precision: Lambda, ``[N, q, q]``, N = T K; ``shift``: h - Lambda base, ``[N, q]``.
+    :param centre: mean of log V_j, which is normal; ``spread``: its variance.
     :param uniform: ``[q, 32]``.
     """
     count, q = shift.shape
@@ -614,31 +664,8 @@ def draw_variances(
         _given_base(precision, shift, variance, n, covariance, moved, work)
     for j in entries:
         old = variance[j]
-        log_old = math.log(old)
-        height = _gain(covariance, moved, j, old, log_old, scale2)
-        height += math.log(max(uniform[j, 0], 1e-300))
-        low = log_old - 2.0 * uniform[j, 1]
-        high = low + 2.0
-        for _ in range(8):
-            if low < -18.0 or _gain(covariance, moved, j, old, low, scale2) < height:
-                break
-            low -= 2.0
-        for _ in range(8):
-            if high > MOST or _gain(covariance, moved, j, old, high, scale2) < height:
-                break
-            high += 2.0
-        low, high = max(low, -18.0), min(high, MOST)
-        drawn = log_old
-        for i in range(2, 32):
-            x = low + (high - low) * uniform[j, i]
-            if _gain(covariance, moved, j, old, x, scale2) >= height:
-                drawn = x
-                break
-            if x < log_old:
-                low = x
-            else:
-                high = x
-        value = math.exp(drawn)
+        given = (covariance, moved, j, old, centre, spread)
+        value = math.exp(_slice_of_gain(given, math.log(old), 2.0, MOST, uniform[j]))
         change = 1.0 / value - 1.0 / old
         variance[j] = value
         if change == 0.0:
@@ -655,20 +682,16 @@ def draw_variances(
 
 
 @njit(cache=True, fastmath=True)
-def _log_density(
-    precision: Array,
-    shift: Array,
-    squares: Array,
-    counts: Array,
-    n: int,
-    log_noise: float,
-    sd: Array,
-    work: Array,
-) -> float:
+def _log_of_noise(log_noise: float, given: Any) -> float:
     """Log density of one task's targets, of this log variance of noise, with e integrated out."""
+    precision, shift, squares, counts, n, centre, between, sd, work = given
     weight = math.exp(-log_noise)
     out = -0.5 * (counts[n] * log_noise + weight * squares[n])
+    out -= 0.5 * (log_noise - centre) ** 2 / between
     return out + _site_evidence(precision, shift, n, weight, sd, work)
+
+
+_slice_of_noise = _slice(_log_of_noise)
 
 
 @njit(cache=True, fastmath=True)
@@ -703,34 +726,9 @@ def draw_noise(
     work = np.zeros((len(sd) + 1, len(sd)))
     current = np.zeros(count)
     for n in range(count):
-        old = log_noise[n]
-        start = _log_density(precision, shift, squares, counts, n, old, sd, work)
-        height = start - 0.5 * (old - centre) ** 2 / between
-        height += math.log(max(uniform[n, 0], 1e-300))
-        low = old - uniform[n, 1]
-        high = low + 1.0
-        for side in range(2):
-            for _ in range(8):
-                x = low if side == 0 else high
-                value = _log_density(precision, shift, squares, counts, n, x, sd, work)
-                if value - 0.5 * (x - centre) ** 2 / between < height or abs(x) > 18.0:
-                    break
-                if side == 0:
-                    low -= 1.0
-                else:
-                    high += 1.0
-        current[n] = start
-        for i in range(2, 32):
-            x = low + (high - low) * uniform[n, i]
-            value = _log_density(precision, shift, squares, counts, n, x, sd, work)
-            if value - 0.5 * (x - centre) ** 2 / between >= height:
-                log_noise[n] = x
-                current[n] = value
-                break
-            if x < old:
-                low = x
-            else:
-                high = x
+        given = (precision, shift, squares, counts, n, centre, between, sd, work)
+        log_noise[n] = _slice_of_noise(given, log_noise[n], 1.0, -LEAST, uniform[n])
+        current[n] = _log_of_noise(log_noise[n], given)
     # With the standardised logs kept: the spread, then the centre.
     for step in range(4):
         new_centre, new_between, log_ratio = centre, between, 0.0
@@ -749,7 +747,8 @@ def draw_noise(
             if abs(x) > 20.0:  # beyond what numbers can tell from 0 or infinity
                 log_ratio = -np.inf
                 break
-            proposed[n] = _log_density(precision, shift, squares, counts, n, x, sd, work)
+            given = (precision, shift, squares, counts, n, new_centre, new_between, sd, work)
+            proposed[n] = _log_of_noise(x, given)
             log_ratio += proposed[n] - current[n]
         if math.log(max(uniform[count, 4 * step + 1], 1e-300)) < log_ratio:
             for n in range(count):

@@ -36,10 +36,10 @@ Covariance = Literal["full", "diagonal"]
 Deviation = Literal["none", "intercept", "shared", "features", "fixed"]
 
 _CHAINS = 8
-_SWEEPS = 5  # in an update; the later half of their draws give the moments
-_BURN_IN = 15  # sweeps of the last look that are thrown away
+_SWEEPS = 3  # in an update; the draws of the last two give the moments
+_BURN_IN = 10  # sweeps of the last look that are thrown away
 _ROUND = 50  # sweeps between two looks at how many effective draws there are
-_ROUNDS = 4
+_ROUNDS = 8
 _KEPT = 200  # draws, all chains together
 EFFECTIVE_DRAWS = 200
 """Effective draws of predictive means that the last look aims at; fewer are warned of."""
@@ -202,7 +202,8 @@ class NestedWeights(WeightsPosterior):
     :param latent_dim: d_z.
     :param bias: whether the weights have a bias as their last column.
     :param named: whether inputs are named features.
-    :param rate: by which a step moves the sites, after the first.
+    :param rate: the least by which a step moves the sites: the k-th moves them by 6 / k, at most
+        .7, until that is less. An encoder moves between two steps, so that old sites must be left.
     :param covariance: ``"full"`` keeps how the entries of a row correlate; ``"diagonal"`` does not,
         every entry of the weights then being a row by itself; None, full where that takes no more
         than 512 MiB and rows have at most 300 entries.
@@ -232,7 +233,7 @@ class NestedWeights(WeightsPosterior):
         latent_dim: int,
         bias: bool = True,
         named: bool = False,
-        rate: float = 0.6,
+        rate: float = 0.1,
         covariance: Covariance | None = None,
     ) -> None:
         super().__init__()
@@ -417,7 +418,7 @@ class NestedWeights(WeightsPosterior):
         if not last:
             for number in range(_SWEEPS):
                 sweep(evidence, prior, chains, generator)
-                if number >= _SWEEPS // 2:
+                if number:
                     kept.append(_copy(chains))
         else:
             for _ in range(_BURN_IN):
@@ -465,7 +466,9 @@ class NestedWeights(WeightsPosterior):
             precision += seen
             shift += (g.mT @ features).view(shift.shape)
             shift += (seen @ self.loc.unsqueeze(-1)).squeeze(-1)
-        rate = 1.0 if int(self.steps) == 0 or likelihood.sites_are_exact else self.rate
+        step = int(self.steps)
+        exact = step == 0 or likelihood.sites_are_exact
+        rate = 1.0 if exact else max(self.rate, min(0.7, 6 / step))
         self.precision.lerp_(precision, rate)
         self.shift.lerp_(shift, rate)
         self.counts.lerp_(weight.sum(-1), rate)

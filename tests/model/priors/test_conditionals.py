@@ -71,6 +71,7 @@ def worlds(draw: Any, proper: bool = False) -> World:
         torch.from_numpy(labels if has_clusters else 0 * labels),
         scales(chains, int(groups.max()) + 1),
         scales(chains),
+        scales(chains),
         scales(chains) * has_clusters,
         scales(chains),
         noise if infers_noise else torch.ones_like(noise),

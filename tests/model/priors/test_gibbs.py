@@ -21,12 +21,16 @@ from pyro_vmtl.model.priors.gibbs import (
 )
 from pyro_vmtl.model.priors.moves import (
     DOF,
+    LEAST,
     LOG_NOISE,
+    MOST,
+    MOST_SPREAD,
     deal_labels,
+    draw_centre,
     draw_cluster_variance,
     draw_noise,
     draw_scale,
-    draw_shared_scale,
+    draw_spread,
     draw_variances,
     split_or_merge,
 )
@@ -34,7 +38,7 @@ from pyro_vmtl.model.priors.partitions import log_new_cluster
 
 Array = npt.NDArray[np.float64]
 
-GRID = np.linspace(-18, 4.6, 1500)  # of log variances: what the sampler allows
+GRID = np.linspace(-18, MOST, 1500)  # of log variances: what the sampler allows
 
 
 def _sites(
@@ -188,10 +192,10 @@ class TestScaleMoves:
     def test_single_variances_in_turn(self) -> None:
         generator = np.random.default_rng(0)
         precision, shift = _sites(generator, 6, 3, size=0.7)
-        variance, entries, scale2 = np.array([0.2, 0.4, 0.6]), np.array([0, 2]), 0.3
+        variance, entries, centre, spread = np.array([0.2, 0.4, 0.6]), np.array([0, 2]), -1.0, 1.5
         draws = np.empty((2 * self.COUNT, 2))
         for row, uniform in zip(draws, generator.random((len(draws), 3, 32)), strict=True):
-            draw_variances(variance, entries, precision, shift, scale2, uniform)
+            draw_variances(variance, entries, precision, shift, centre, spread, uniform)
             row[:] = np.log(variance[entries])
         assert variance[1] == 0.4
         grid = GRID[::14]
@@ -201,7 +205,8 @@ class TestScaleMoves:
             _log_evidence(p, h, diagonal[..., None] * np.eye(3))
             for p, h in zip(precision, shift, strict=True)
         )
-        log_density = log_density + _log_half_t(grid, scale2)[:, None] + _log_half_t(grid, scale2)
+        prior = -0.5 * (grid - centre) ** 2 / spread
+        log_density = log_density + prior[:, None] + prior
         for entry in range(2):
             marginal = np.logaddexp.reduce(log_density, 1 - entry)
             assert _distance(draws[:, entry], grid, marginal) < self.BOUND
@@ -230,18 +235,43 @@ class TestScaleMoves:
             )
         assert _distance(np.array(draws), GRID, log_density) < self.BOUND
 
-    def test_the_scale_that_deviations_share(self) -> None:
+    def test_the_centre_of_log_variances(self) -> None:
         generator = np.random.default_rng(0)
-        variances, scale2 = np.array([0.3, 0.02, 0.9]), 0.25
-        level, draws = 1.0, []
+        logs, spread, scale2 = np.log([0.3, 0.02, 0.9]), 2.0, 0.25
+        centre, draws = 0.0, []
         for uniform in generator.random((self.COUNT, 32)):
-            level = draw_shared_scale(variances, level, scale2, uniform)
-            draws.append(math.log(level))
+            centre = draw_centre(logs, centre, spread, scale2, uniform)
+            draws.append(centre)
         log_density = _log_half_t(GRID, scale2)
-        for variance in variances:
-            sd = math.sqrt(variance)
-            log_density += scipy.stats.t.logpdf(sd, DOF, scale=np.exp(GRID / 2))
+        log_density -= 0.5 * ((GRID[:, None] - logs) ** 2).sum(1) / spread
         assert _distance(np.array(draws), GRID, log_density) < self.BOUND
+
+    def test_the_spread_of_log_variances(self) -> None:
+        """Their standardised ones are kept."""
+        generator = np.random.default_rng(3)
+        precision, shift = _sites(generator, 5, 3, size=0.6)
+        chosen, other, centre, scale2 = np.array([True, False, True]), 0.4, -1.5, 1.0
+        standardised = np.array([1.2, -0.7])
+        spread, draws = 0.8, []
+        variance = np.array([0.0, other, 0.0])
+        variance[chosen] = np.exp(centre + math.sqrt(spread) * standardised)
+        for uniform in generator.random((self.COUNT, 32)):
+            spread = draw_spread(
+                precision, shift, variance, chosen, centre, spread, scale2, uniform
+            )
+            draws.append(math.log(spread))
+        np.testing.assert_allclose(
+            (np.log(variance[chosen]) - centre) / math.sqrt(spread), standardised, rtol=1e-6
+        )
+        grid = np.linspace(LEAST, MOST_SPREAD, 1500)
+        logs = np.insert(
+            centre + np.exp(0.5 * grid)[:, None] * standardised, 1, math.log(other), axis=1
+        )
+        covariance = (np.exp(logs)[:, None] * np.eye(3))[:, None]
+        log_density = _log_evidence(precision, shift, covariance).sum(-1)
+        log_density += _log_half_t(grid, scale2)
+        log_density[(logs > MOST).any(1) | (logs < LEAST).any(1)] = -np.inf
+        assert _distance(np.array(draws), grid, log_density) < self.BOUND
 
 
 class TestNoise:
@@ -338,11 +368,22 @@ class _Prior:
         self.prior = prior
         self.generator = np.random.default_rng(seed)
 
-    def _variance(self, scale2: float) -> float:
+    def _variance(self, scale2: float, most: float = MOST) -> float:
         while True:
             sd = abs(math.sqrt(scale2) * self.generator.standard_t(DOF))
-            if 1e-8 < sd**2 < 100:  # as the sampler allows
+            if LEAST < 2 * math.log(sd) < most:  # as the sampler allows
                 return float(sd**2)
+
+    def _deviations(self, groups: int) -> tuple[float, float, Array]:
+        """tau^2, the spread of log variances, and these variances."""
+        if groups == 1:
+            return 0.1, 0.1, np.array([self._variance(self.prior.deviation**2)])
+        while True:
+            shared = self._variance(self.prior.deviation**2)
+            spread = self._variance(self.prior.deviation_spread**2, MOST_SPREAD)
+            logs = self.generator.normal(math.log(shared), math.sqrt(spread), groups)
+            if logs.min() > LEAST and logs.max() < MOST:
+                return shared, spread, np.exp(logs)
 
     def _labels(self) -> list[int]:
         prior, labels = self.prior, [0] * self.TASKS
@@ -366,8 +407,7 @@ class _Prior:
         of_slopes = self._variance(prior.mean**2)
         groups = prior.groups.numpy()
         count = int(groups.max()) + 1
-        shared = self._variance(prior.deviation**2) if count > 1 else prior.deviation**2
-        deviation = np.array([self._variance(shared) for _ in range(count)])
+        shared, spread, deviation = self._deviations(count)
         own = np.array([deviation[g] if g >= 0 else 0.0 for g in groups])
         of_mean = np.where(prior.is_bias.numpy(), prior.bias_variance, of_slopes) * prior.has_mean
         centres = math.sqrt(cluster) * normal(size=shape)[labels]
@@ -391,6 +431,7 @@ class _Prior:
             repeated(labels),
             repeated(deviation.tolist()) if count else torch.zeros(chains, 0).double(),
             repeated(shared),
+            repeated(spread),
             repeated(cluster),
             repeated(of_slopes),
             torch.ones(chains, self.TASKS, self.ROWS, dtype=torch.float64),
@@ -400,9 +441,9 @@ class _Prior:
 
 
 def _statistics(evidence: Evidence, state: State) -> Array:
-    """Of every chain, and of scales with data: ``[S, 12]`` or fewer."""
+    """Of every chain, and of scales with data: ``[S, 13]`` or fewer."""
     labels = state.labels
-    scales = [state.cluster, state.mean, state.shared, *state.deviation.T]
+    scales = [state.cluster, state.mean, state.shared, state.deviation_spread, *state.deviation.T]
     logs = torch.stack(scales, -1).clamp_min(1e-30).log().clamp(-10, 4)
     same = (labels.unsqueeze(-1) == labels.unsqueeze(-2)).double()
     found = torch.stack([same[:, 0, 1], same[:, 2, 4], labels.max(-1).values.double()], -1)

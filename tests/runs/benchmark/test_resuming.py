@@ -50,7 +50,7 @@ def test_other_settings_are_computed_anew_and_the_old_ones_kept(
 ) -> None:
     folder = benchmark_("methods=[default]")
     first = pd.read_csv(folder / "results.csv")
-    benchmark_("methods=[default]", extra="trainer.learning_rate.value=0.1")
+    benchmark_("methods=[default]", extra="model.bias=false")
     assert len(scored) == 4
     assert len(_files(folder)) == 4
     assert not first["value"].equals(pd.read_csv(folder / "results.csv")["value"])
