@@ -284,10 +284,21 @@ class GaussianLikelihood(Likelihood):
                 scale = noise.sqrt() * self.target_scale
         if variance is not None:
             scale = (scale.square() + variance * self.target_scale.square()).sqrt()
-        scale = scale.expand_as(predictor)
+        return self._normal(predictor, scale)
+
+    def forward(self, representations: Tensor, weights: Tensor) -> dist.TorchDistribution:
+        law = self.given(linear_predictor(representations, weights))
+        loc, scale = law.mean, law.variance.sqrt()
         if self.num_outputs == 1:
-            return dist.Normal(predictor.squeeze(-1), scale.squeeze(-1))
-        return dist.Normal(predictor, scale).to_event(1)
+            loc, scale = loc.unsqueeze(-1), scale.unsqueeze(-1)
+        # Weights in closed form are in float64, and targets are not.
+        return self._normal(loc.to(representations.dtype), scale.to(representations.dtype))
+
+    def _normal(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+        scale = scale.expand_as(loc)
+        if self.num_outputs == 1:
+            return dist.Normal(loc.squeeze(-1), scale.squeeze(-1))
+        return dist.Normal(loc, scale).to_event(1)
 
     def sites(self, loc: Tensor, variance: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Of a noise of 1: that of the data divides them where it is known."""

@@ -28,6 +28,7 @@ from pyro_vmtl.model import (
     Identity,
     Lenders,
     Mixture,
+    Nested,
     Pool,
     Power,
     Recursive,
@@ -153,4 +154,40 @@ def test_reaches_the_test_density_of_fit(representation_pool: Pool) -> None:
             scores[name] += nll / len(seeds)
     assert scores["svi"] < 1.8  # a guess has 2.3
     # The two differ in rounding, and in what Adam's epsilon is beside a loss per sample.
+    assert scores["svi"] == pytest.approx(scores["fit"], abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "steps"), [(Identity(), 20), (MLP(6, hidden=(16,), dropout=0.0), 80)], ids=str
+)
+def test_with_weights_in_closed_form_reaches_it_too(encoder: Architecture, steps: int) -> None:
+    """Without an encoder nothing takes a gradient, and ``update`` alone trains."""
+    settings = Settings(encoder, Nested(), bias=False)
+    training = pv.TrainingSettings(
+        epochs=1,
+        steps_per_epoch=steps,
+        learning_rate=pv.Constant(0.005),
+        scale_rate=1.0,
+        kl_weights=pv.Constant(1.0),
+        kl_representations=pv.Constant(0.01),
+    )
+    scores, seeds = {"fit": 0.0, "svi": 0.0}, (0, 1, 2)
+    for seed in seeds:
+        splits = pv.clusters(4, 2, samples=30, dimensions=6, test_samples=500, seed=seed)
+        tasks = splits.train
+        fitted = pv.fit(
+            tasks, None, settings, training, seed=seed, accelerator="cpu", log_warnings=False
+        )
+        pyro.set_rng_seed(seed)
+        vmtl = pv.build(tasks, settings)
+        vmtl.tempering.update(weights=1.0, representations=0.01)
+        svi = SVI(vmtl.model, vmtl.guide, Adam({"lr": 0.005}), TraceMeanField_ELBO())
+        for batch in TaskBatches(tasks, steps_per_epoch=steps):
+            svi.step(batch)
+            vmtl.update(batch)
+        vmtl.eval().update(tasks.dense(), last=True)
+        for name, model in (("fit", fitted.vmtl), ("svi", vmtl)):
+            nll = predict(model, splits.test, 100).metrics()["mean"]["nll"]
+            assert nll is not None
+            scores[name] += nll / len(seeds)
     assert scores["svi"] == pytest.approx(scores["fit"], abs=0.005)

@@ -22,6 +22,7 @@ from pyro_vmtl.model import (
     Lenders,
     Linear,
     Mixture,
+    Nested,
     Pool,
     Power,
     Recursive,
@@ -43,6 +44,11 @@ POOLS: dict[str, Pool] = {
     "clustered": Clustered(),
     "hierarchical": Hierarchical(num_components=2),
 }
+NESTED: dict[str, Pool] = {
+    "nested": Nested(),
+    "nested, no clusters": Nested(clusters=False, deviation="shared"),
+    "nested, alone": Nested(mean=False, clusters=False, deviation="fixed"),
+}
 LENDERS: dict[str, type[Lenders]] = {"recursive": Recursive, "anchored": Anchored}
 ENCODERS: dict[str, Architecture] = {
     "identity": Identity(),
@@ -59,7 +65,7 @@ KINDS: dict[str, tuple[bool, int]] = {  # whether it is classification, and how 
     "two classes": (True, 2),
     "regression of vectors": (False, OUTPUTS),
 }
-Classifier: TypeAlias = Literal["mean_field", "point", "amortised"]
+Classifier: TypeAlias = Literal["conjugate", "mean_field", "point", "amortised"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ class Case:
 
 def _cases() -> Iterator[tuple[str, str, str, str, Classifier]]:
     """Every pool with every encoder, recursive and anchored: one of them in classification, the
-    other in regression, turn about. And every other classifier with every encoder."""
+    other in regression, turn about. And every other classifier with every encoder, and the nested
+    prior with every encoder, and with every kind of targets."""
     for case in _of_mean_field():
         yield *case, "mean_field"
     kinds = cycle(KINDS)
@@ -85,6 +92,12 @@ def _cases() -> Iterator[tuple[str, str, str, str, Classifier]]:
     )
     for encoder in [*ENCODERS, *ENCODERS]:
         yield *next(lent), encoder, next(kinds), "amortised"
+    parts = cycle(NESTED)
+    for encoder, kind in [
+        *product(["identity"], KINDS),
+        *zip(ENCODERS, cycle(KINDS), strict=False),
+    ]:
+        yield next(parts), "recursive", encoder, kind, "conjugate"
 
 
 def _of_mean_field() -> Iterator[tuple[str, str, str, str]]:
@@ -112,13 +125,14 @@ def case(request: pytest.FixtureRequest) -> Case:
     pool, lenders, encoder, kind, classifier = request.param
     # Where tasks have layers of their own, or samples views through tasks, they borrow those too.
     lent = {"layers", "gaussian", "per task", "layer, samples"}
-    if POOLS[pool].needs_own_evidence:
+    prior = (POOLS | NESTED)[pool]
+    if prior.needs_own_evidence:
         lent = {"layers"}
-    borrows = POOLS[pool].borrows and encoder in lent
+    borrows = pool in POOLS and prior.borrows and encoder in lent
     settings = Settings(
         ENCODERS[encoder],
-        POOLS[pool],
-        POOLS[pool] if borrows else Standard(),
+        prior,
+        prior if borrows else Standard(),
         LENDERS[lenders],
         classifier,
     )

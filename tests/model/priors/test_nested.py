@@ -397,7 +397,7 @@ class TestFit:
         assert not list(model.vmtl.parameters())
         assert not model.vmtl.training
         # One conjugate step is exact in a regression; then comes the last look.
-        assert len(model.history) == (2 if tasks.classes is None else 9)
+        assert len(model.history) == (2 if tasks.classes is None else 19)
         assert model.history[["loss", "elbo", "seconds"]].notna().all(axis=None)
 
     def test_has_nothing_to_resume(self, tmp_path: Path) -> None:
