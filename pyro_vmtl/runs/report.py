@@ -157,7 +157,7 @@ def _facts(run: FinishedRun) -> list[str]:
         f"samples: {parts}",
         f"pool {run.setting('pool')}",
     ]
-    if run.sites:
+    if run.sites and run.setting("pool") != "Nested":
         facts.append(f"lenders {run.setting('lenders')}")
     if run.config.get("recipe") is not None:  # runs of earlier versions do not say
         facts.insert(0, f"recipe {run.config['recipe']}")

@@ -112,13 +112,21 @@ def training_figures(run: FinishedRun) -> list[Figure]:
     history = run.history
     if history.empty:
         return []
+    meaning = (
+        "The ELBO at KL weight 1: the fit to the training data minus what each posterior costs "
+        "against its prior. The parts add up to it. A tempered run weighs the costs less, and its "
+        "ELBO may fall while the fit gets better."
+    )
+    if run.setting("pool") == "Nested":
+        meaning = (
+            "The ELBO of every task, given what the other tasks say: a score of predicting each "
+            "from the rest, and no bound on the evidence of all, by which priors could be compared."
+        )
     figures = [
         _draw(
             plot_elbo(history, _new_axes()),
             "Curves of the ELBO and its parts over epochs.",
-            "The ELBO at KL weight 1: the fit to the training data minus what each posterior costs "
-            "against its prior. The parts add up to it. A tempered run weighs the costs less, and "
-            "its ELBO may fall while the fit gets better.",
+            meaning,
         )
     ]
     validated = [name for name in history.columns if name.startswith("validation_")]

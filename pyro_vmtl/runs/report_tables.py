@@ -193,7 +193,7 @@ def scores_table(run: FinishedRun) -> Table:
         groups = (("", 2), *((_label(metric), len(methods)) for metric in metrics))
     else:
         head += [Column(_label(metric)) for metric in metrics]
-    caption = "Scores on test data, which nothing was chosen by."
+    caption = "Scores on held-out test data, never used for any choice."
     if scaled:
         caption += " Scaled: by a temperature that was fitted to validation data."
     if baselines:

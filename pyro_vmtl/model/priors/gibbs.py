@@ -178,15 +178,17 @@ def sweep(
         many draws are effective.
     """
     sites = Sites(evidence, prior, state)
+    sums = sites.by_cluster(state.labels)
     if prior.has_clusters:
-        _draw_cluster_variance(sites, prior, state, generator)
-    mean = _draw_mean(sites, prior, state, generator)
+        _draw_cluster_variance(*sums, prior, state, generator)
+    mean = _draw_mean(*sums, prior, state, generator)
     if prior.has_clusters and prior.known is None and len(evidence.counts) > 1:
         _move_labels(sites, mean, prior, state, generator)
-        mean = _draw_mean(sites, prior, state, generator)
+        sums = sites.by_cluster(state.labels)
+        mean = _draw_mean(*sums, prior, state, generator)
     base = mean.unsqueeze(1).expand_as(sites.shift)
     if prior.has_clusters:
-        base = base + _draw_centres(sites, mean, state, generator)
+        base = base + _draw_centres(*sums, mean, state, generator)
     loc = sites.mean_weights(base)
     if evidence.squares is not None:
         _draw_noise(evidence, base, prior, state, generator)
@@ -248,6 +250,12 @@ class Sites:
         )
         self.of_base = self.precision - left.mT @ left
         self.shift_of_base = self.shift - (left.mT @ right).squeeze(-1)
+
+    def by_cluster(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the tasks of every cluster say of its base: precision, ``[S, M, K, q, q]``, shift."""
+        slots = num_slots(labels)
+        precision = by_cluster(labels, self.of_base, slots)
+        return precision, by_cluster(labels, self.shift_of_base, slots)
 
     def mean_weights(self, base: Tensor) -> Tensor:
         """The mean of w given the base m + c_k, ``[S, T, K, q]``."""
@@ -315,14 +323,18 @@ def integrate(precision: Tensor, shift: Tensor, variance: Tensor) -> tuple[Tenso
 
 
 def _draw_mean(
-    sites: Sites, prior: Hyperpriors, state: State, generator: torch.Generator
+    precision: Tensor,
+    shift: Tensor,
+    prior: Hyperpriors,
+    state: State,
+    generator: torch.Generator,
 ) -> Tensor:
-    """m, ``[S, K, q]``, with clusters and weights integrated out; A before it, with m as well."""
+    """m, ``[S, K, q]``, with clusters and weights integrated out; A before it, with m as well.
+
+    :param precision: of the clusters' sums; ``shift``: likewise (:meth:`Sites.by_cluster`).
+    """
     if not prior.has_mean:
-        return torch.zeros_like(sites.shift_of_base[:, 0])
-    slots = num_slots(state.labels)
-    precision = by_cluster(state.labels, sites.of_base, slots)
-    shift = by_cluster(state.labels, sites.shift_of_base, slots)
+        return torch.zeros_like(shift[:, 0])
     seen, moved = integrate(precision, shift, state.cluster[:, None, None])
     total, moved = seen.sum(1), moved.sum(1)
     slopes = ~prior.is_bias
@@ -348,18 +360,20 @@ def _draw_mean(
 
 
 def _draw_cluster_variance(
-    sites: Sites, prior: Hyperpriors, state: State, generator: torch.Generator
+    precision: Tensor,
+    shift: Tensor,
+    prior: Hyperpriors,
+    state: State,
+    generator: torch.Generator,
 ) -> None:
     """B, with centres and mean integrated out: with one cluster data say nothing of it."""
-    slots = num_slots(state.labels)
-    precision = by_cluster(state.labels, sites.of_base, slots).cpu().numpy()
-    shift = by_cluster(state.labels, sites.shift_of_base, slots).cpu().numpy()
+    sums = precision.cpu().numpy(), shift.cpu().numpy()
     of_mean = mean_variance(prior, state).cpu().numpy()
     uniform = _uniform((len(state.labels), 32), generator)
     for chain, level in enumerate(state.cluster.tolist()):
         state.cluster[chain] = draw_cluster_variance(
-            precision[chain],
-            shift[chain],
+            sums[0][chain],
+            sums[1][chain],
             level,
             of_mean[chain],
             prior.cluster**2,
@@ -367,13 +381,13 @@ def _draw_cluster_variance(
         )
 
 
-def _draw_centres(sites: Sites, mean: Tensor, state: State, generator: torch.Generator) -> Tensor:
+def _draw_centres(
+    precision: Tensor, shift: Tensor, mean: Tensor, state: State, generator: torch.Generator
+) -> Tensor:
     """c of each task's cluster, ``[S, T, K, q]``."""
-    slots = num_slots(state.labels)
-    precision = by_cluster(state.labels, sites.of_base, slots)
-    shift = by_cluster(state.labels, sites.shift_of_base, slots)
     shift = shift - (precision @ mean[:, None, :, :, None]).squeeze(-1)
-    precision.diagonal(dim1=-2, dim2=-1).add_(state.cluster.reciprocal()[:, None, None, None])
+    of_centre = state.cluster.reciprocal()[:, None, None, None].expand_as(shift)
+    precision = precision + of_centre.diag_embed()
     centres = _normal(precision, shift, generator)
     index = state.labels[:, :, None, None].expand(-1, -1, *centres.shape[2:])
     return centres.gather(1, index)

@@ -57,7 +57,8 @@ class Nested(Pool):
     with a row of these for every class or output, all diagonal. m is what all tasks have in common,
     c_k what the tasks of a hidden cluster share, e_t a task's own deviation. The partition has a
     mixture of finite mixtures as its prior (:mod:`pyro_vmtl.model.priors.partitions`). Scales are
-    inferred: standard deviations are half-t with four degrees of freedom. The relatedness of two
+    inferred: standard deviations are half-t with four degrees of freedom, and the logarithms of the
+    variances of e_t normal about a shared centre, as far apart as data say. The relatedness of two
     tasks is the chance that they share a cluster.
 
     Each task's data enter as a Gaussian site in closed form, so that every row of data speaks once;
@@ -68,8 +69,8 @@ class Nested(Pool):
 
     :param mean: whether there is a global mean m.
     :param clusters: whether there are clusters.
-    :param deviation: of each task: ``"features"``, a variance for every entry of the weights, with
-        a shared scale; ``"shared"``, one variance for all; ``"intercept"``, the bias alone;
+    :param deviation: of each task: ``"features"``, a variance for every entry of the weights, about
+        a shared centre; ``"shared"``, one variance for all; ``"intercept"``, the bias alone;
         ``"none"``; or ``"fixed"``, V = 1; None, ``"features"`` where inputs are named features
         (:class:`pyro_vmtl.Identity`) and ``"shared"`` where they are latent.
     :param known: the cluster of each task, where it is known; then scales alone are inferred.
@@ -193,8 +194,8 @@ class Nested(Pool):
 class NestedWeights(WeightsPosterior):
     """q(w_t) under the nested prior: sites of the tasks' data times what the other tasks say.
 
-    Its state moves in :meth:`update` alone, by conjugate steps (conjugate-computation variational
-    inference; Khan and Lin, AISTATS 2017) and Gibbs sweeps; nothing in it takes a gradient.
+    Its state moves in :meth:`update` alone, by conjugate steps towards the likelihood's factors
+    (:meth:`pyro_vmtl.model.Likelihood.sites`) and Gibbs sweeps; nothing in it takes a gradient.
 
     :param pool: which parts the prior has.
     :param num_tasks: T.
@@ -423,12 +424,14 @@ class NestedWeights(WeightsPosterior):
         else:
             for _ in range(_BURN_IN):
                 sweep(evidence, prior, chains, generator)
-            for _ in range(_ROUNDS):
+            for number in range(1, _ROUNDS + 1):
                 for _ in range(_ROUND):
                     means.append(sweep(evidence, prior, chains, generator))
                     kept.append(_copy(chains))
                 self.effective.fill_(self._effective(kept, means))
-                if self.effective >= EFFECTIVE_DRAWS:
+                # Half way it is seen whether as many again will do.
+                hopeless = 2 * number == _ROUNDS and 2 * self.effective < EFFECTIVE_DRAWS
+                if self.effective >= EFFECTIVE_DRAWS or hopeless:
                     break
             kept = kept[:: -(-len(kept) * _CHAINS // _KEPT)]
         draws = _joined(kept)
@@ -515,9 +518,9 @@ class NestedWeights(WeightsPosterior):
         if not 0 < float(self.effective) < EFFECTIVE_DRAWS:
             return []
         return [
-            f"Of {_ROUND * _ROUNDS * _CHAINS} draws of partitions and scales, one in twenty means "
-            f"or pairs of tasks has only {float(self.effective):.0f} effective ones (fewer than "
-            f"{EFFECTIVE_DRAWS}): chances of relatedness are known no better than that."
+            "Of the draws of partitions and scales, one in twenty means or pairs of tasks has only "
+            f"{float(self.effective):.0f} effective ones (fewer than {EFFECTIVE_DRAWS}): chances of "
+            "relatedness are known no better than that."
         ]
 
 
