@@ -252,7 +252,7 @@ class Sites:
         self.shift_of_base = self.shift - (left.mT @ right).squeeze(-1)
 
     def by_cluster(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """What the tasks of every cluster say of its base: precision, ``[S, M, K, q, q]``, shift."""
+        """What every cluster's tasks say of its base: precision, ``[S, M, K, q, q]``, and shift."""
         slots = num_slots(labels)
         precision = by_cluster(labels, self.of_base, slots)
         return precision, by_cluster(labels, self.shift_of_base, slots)

@@ -518,9 +518,9 @@ class NestedWeights(WeightsPosterior):
         if not 0 < float(self.effective) < EFFECTIVE_DRAWS:
             return []
         return [
-            "Of the draws of partitions and scales, one in twenty means or pairs of tasks has only "
-            f"{float(self.effective):.0f} effective ones (fewer than {EFFECTIVE_DRAWS}): chances of "
-            "relatedness are known no better than that."
+            "Of the draws of partitions and scales, one in twenty means or pairs of tasks has "
+            f"only {float(self.effective):.0f} effective ones (fewer than {EFFECTIVE_DRAWS}): "
+            "chances of relatedness are known no better than that."
         ]
 
 
