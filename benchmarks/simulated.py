@@ -175,6 +175,9 @@ def summary(results: pd.DataFrame) -> str:
 
 def _summary_row(world: str, results: pd.DataFrame, head: list[str], name: str | None) -> str:
     nll = results.pivot_table(index="seed", columns="method", values="nll").reindex(columns=head)
+    # Of the seeds that every method has which has any.
+    nll = nll[nll.dropna(axis=1, how="all").notna().all(axis=1)]
+    results = results[results["seed"].isin(nll.index)]
     mean = nll.mean()
     cells = [_spread(nll[method]) for method in head]
     gain = mean["standard"] - mean["oracle"]
