@@ -27,12 +27,14 @@ from pyro_vmtl.model.priors.moves import (
     draw_spread,
     draw_variances,
     split_or_merge,
+    swap_variances,
 )
 from pyro_vmtl.model.priors.partitions import canonical, log_new_cluster
 
 __all__ = ["Evidence", "Hyperpriors", "State", "starting_state", "sweep"]
 
-_SPLITS = 2  # proposals to split or merge in a sweep
+_SPLITS = 10  # proposals to split or merge in a sweep
+_SWAPS = 4  # proposals to exchange two variances
 
 
 @dataclass(frozen=True)
@@ -409,6 +411,7 @@ def _draw_deviations(
     varies, num_groups = groups >= 0, state.deviation.shape[1]
     scale2, spread2 = prior.deviation**2, prior.deviation_spread**2
     uniforms = _uniform((len(state.labels), len(groups) + 3, 32), generator)
+    swaps = _uniform((len(state.labels), _SWAPS, 3), generator)
     for chain in range(len(state.labels)):
         by_group = state.deviation[chain].cpu().numpy()
         variance = np.where(varies, by_group[groups], 0.0)
@@ -421,6 +424,7 @@ def _draw_deviations(
             level, spread = float(state.shared[chain]), float(state.deviation_spread[chain])
             centre = math.log(level)
             entries = np.flatnonzero(varies)
+            swap_variances(variance, entries, *own, swaps[chain])
             draw_variances(variance, entries, *own, centre, spread, uniform)
             spread = draw_spread(*own, variance, varies, centre, spread, spread2, uniform[-3])
             factor = draw_scale(*own, variance, varies, level, scale2, uniform[-2])

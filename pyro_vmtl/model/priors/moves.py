@@ -26,6 +26,7 @@ __all__ = [
     "draw_spread",
     "draw_variances",
     "split_or_merge",
+    "swap_variances",
 ]
 
 DOF = 4.0
@@ -679,6 +680,40 @@ def draw_variances(
                 scaled = factor * column[i]
                 for p in range(q):
                     covariance[n, i, p] -= scaled * column[p]
+
+
+@njit(cache=True)
+def swap_variances(
+    variance: Array, entries: Array, precision: Array, shift: Array, uniform: Array
+) -> None:
+    """Propose to exchange one of the three largest entries of V and another (Metropolis steps).
+
+    Features that are constant within a task, such as a patient's age, explain what an intercept per
+    task explains as well; no move of single variances leads from the one to the other.
+
+    :param variance: V, ``[q]``, changed in place; ``entries``: which may be exchanged.
+    :param precision: of the sites of N(0, V), ``[N, q, q]``; ``shift``: ``[N, q]``.
+    :param uniform: ``[proposals, 3]``.
+    """
+    q, count = len(variance), len(entries)
+    sd, work = np.sqrt(variance), np.empty((q + 1, q))
+    current = 0.0
+    for n in range(len(shift)):
+        current += _site_evidence(precision, shift, n, 1.0, sd, work)
+    for step in range(len(uniform)):
+        # The ranks stay as they are, so that the way back has the same chance.
+        largest = np.argsort(-variance[entries])
+        i = entries[largest[int(uniform[step, 0] * min(3, count))]]
+        j = entries[int(uniform[step, 1] * count)]
+        sd[i], sd[j] = sd[j], sd[i]
+        proposed = 0.0
+        for n in range(len(shift)):
+            proposed += _site_evidence(precision, shift, n, 1.0, sd, work)
+        if math.log(max(uniform[step, 2], 1e-300)) < proposed - current:
+            current = proposed
+            variance[i], variance[j] = variance[j], variance[i]
+        else:
+            sd[i], sd[j] = sd[j], sd[i]
 
 
 @njit(cache=True, fastmath=True)

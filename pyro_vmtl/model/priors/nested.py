@@ -39,7 +39,7 @@ _CHAINS = 8
 _SWEEPS = 3  # in an update; the draws of the last two give the moments
 _BURN_IN = 10  # sweeps of the last look that are thrown away
 _ROUND = 50  # sweeps between two looks at how many effective draws there are
-_ROUNDS = 8
+_ROUNDS = 16
 _KEPT = 200  # draws, all chains together
 EFFECTIVE_DRAWS = 200
 """Effective draws of predictive means that the last look aims at; fewer are warned of."""

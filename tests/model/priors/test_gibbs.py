@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,7 @@ from pyro_vmtl.model.priors.moves import (
     draw_spread,
     draw_variances,
     split_or_merge,
+    swap_variances,
 )
 from pyro_vmtl.model.priors.partitions import log_new_cluster
 
@@ -210,6 +213,27 @@ class TestScaleMoves:
         for entry in range(2):
             marginal = np.logaddexp.reduce(log_density, 1 - entry)
             assert _distance(draws[:, entry], grid, marginal) < self.BOUND
+
+    def test_exchanges_find_every_order_as_often_as_data_say(self) -> None:
+        """Five variances, of which four may be exchanged: 24 orders."""
+        generator = np.random.default_rng(1)
+        precision, shift = _sites(generator, 3, 5, samples=2, size=0.5)
+        values, entries = (0.02, 0.2, 0.5, 1.5), np.array([0, 1, 3, 4])
+        variance = np.array([0.02, 0.2, 0.7, 0.5, 1.5])
+        found: Counter[tuple[float, ...]] = Counter()
+        draws = 12 * self.COUNT
+        for uniform in generator.random((draws, 2, 3)):
+            swap_variances(variance, entries, precision, shift, uniform)
+            found[tuple(variance[entries].tolist())] += 1
+        assert variance[2] == 0.7
+        orders = list(permutations(values))
+        diagonal = np.insert(np.array(orders), 2, 0.7, axis=1)
+        log_density = _log_evidence(precision, shift, (diagonal[..., None] * np.eye(5))[:, None])
+        weights = np.exp(log_density.sum(-1))
+        expected = weights / weights.sum()
+        shares = np.array([found[order] for order in orders]) / draws
+        assert expected.max() > 3 * expected.min()
+        np.testing.assert_allclose(shares, expected, atol=0.01)
 
     @pytest.mark.parametrize(("slots", "has_mean"), [(3, True), (1, True), (4, False)])
     def test_the_variance_of_clusters(self, slots: int, has_mean: bool) -> None:
