@@ -42,7 +42,6 @@ from pyro_vmtl.model import (
     SITES,
     VMTL,
     GaussianLikelihood,
-    IdentityEncoder,
     NestedWeights,
     Settings,
     assemble,
@@ -138,8 +137,7 @@ def build(tasks: TaskSet, settings: Settings | None = None, **choices: Any) -> V
         tasks.is_classification,
     )
     encoder, likelihood = vmtl.encoder, vmtl.likelihood
-    if isinstance(encoder, IdentityEncoder) and encoder.standardises and len(tasks.x):
-        encoder.standardise_by(tasks.x, centre=settings.bias)
+    encoder.learn_from(tasks.x, centre=settings.bias)
     if isinstance(likelihood, GaussianLikelihood) and not likelihood.learned:
         likelihood.standardise_by(tasks.y[tasks.labelled], centre=settings.bias)
     return vmtl

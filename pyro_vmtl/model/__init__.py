@@ -1,7 +1,13 @@
 """The model: encoders, posteriors, likelihoods, pools and lenders, and VMTL itself."""
 
 from pyro_vmtl.model.amortised import AmortisedWeights
-from pyro_vmtl.model.architectures import MLP, Architecture, BayesianLinear, Identity
+from pyro_vmtl.model.architectures import (
+    MLP,
+    Architecture,
+    BayesianLinear,
+    Identity,
+    PrincipalComponents,
+)
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.build import Settings, assemble, from_plain, to_plain
 from pyro_vmtl.model.clustering import Clustered, ClusteredBorrowing
@@ -12,6 +18,7 @@ from pyro_vmtl.model.encoders import (
     GaussianEncoder,
     IdentityEncoder,
     PerTask,
+    PrincipalComponentsEncoder,
     mlp,
 )
 from pyro_vmtl.model.evaluation import evaluating
@@ -63,6 +70,8 @@ __all__ = [
     "PointWeights",
     "Pool",
     "Power",
+    "PrincipalComponents",
+    "PrincipalComponentsEncoder",
     "Recursive",
     "Settings",
     "Spread",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
+from typing import ClassVar
 
 from torch import nn
 
@@ -16,14 +17,21 @@ from pyro_vmtl.model.encoders import (
     GaussianEncoder,
     IdentityEncoder,
     PerTask,
+    PrincipalComponentsEncoder,
     mlp,
 )
 
-__all__ = ["MLP", "Architecture", "BayesianLinear", "Identity"]
+__all__ = ["MLP", "Architecture", "BayesianLinear", "Identity", "PrincipalComponents"]
 
 
 class Architecture:
-    """Settings of an encoder; calling them with the shape of the data makes one."""
+    """Settings of an encoder; calling them with the shape of the data makes one.
+
+    :ivar is_fixed: whether it takes no gradient: representations are the inputs, or a function of
+        them that the training inputs decide at once.
+    """
+
+    is_fixed: ClassVar[bool] = False
 
     def __call__(self, input_shape: Sequence[int], num_tasks: int) -> Encoder:
         """A new encoder.
@@ -56,11 +64,38 @@ class Identity(Architecture):
     """
 
     standardise: bool = False
+    is_fixed: ClassVar[bool] = True
 
     def __call__(self, input_shape: Sequence[int], num_tasks: int) -> Encoder:
         return IdentityEncoder(input_shape, self.standardise)
 
     def variant(self, per_task: bool | None = None, stochastic: bool | None = None) -> "Identity":
+        """Itself: without parameters there is nothing to share and nothing to be unsure of."""
+        return self
+
+
+@dataclass(frozen=True)
+class PrincipalComponents(Architecture):
+    """Principal components of the standardised inputs of all tasks' training samples.
+
+    For tables with more columns than tasks have rows. With weights that are alike a priori, all
+    components together say what the inputs say; the last ones are left out.
+
+    :ivar latent_dim: d_z, how many at most: no more than there are inputs.
+    """
+
+    latent_dim: int = 50
+    is_fixed: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _positive("latent_dim", self.latent_dim)
+
+    def __call__(self, input_shape: Sequence[int], num_tasks: int) -> Encoder:
+        return PrincipalComponentsEncoder(input_shape, self.latent_dim)
+
+    def variant(
+        self, per_task: bool | None = None, stochastic: bool | None = None
+    ) -> "PrincipalComponents":
         """Itself: without parameters there is nothing to share and nothing to be unsure of."""
         return self
 

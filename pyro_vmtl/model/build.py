@@ -12,7 +12,13 @@ from typing import Any, Literal
 
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.amortised import AmortisedWeights
-from pyro_vmtl.model.architectures import MLP, Architecture, BayesianLinear, Identity
+from pyro_vmtl.model.architectures import (
+    MLP,
+    Architecture,
+    BayesianLinear,
+    Identity,
+    PrincipalComponents,
+)
 from pyro_vmtl.model.clustering import Clustered
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.hierarchy import Hierarchical
@@ -20,7 +26,7 @@ from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
 from pyro_vmtl.model.likelihoods import CategoricalLikelihood, GaussianLikelihood, Likelihood
 from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Standard
 from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
-from pyro_vmtl.model.priors.nested import Covariance, Nested, NestedWeights
+from pyro_vmtl.model.priors.nested import Nested, NestedWeights
 from pyro_vmtl.model.vmtl import VMTL
 
 __all__ = ["Settings", "assemble", "from_plain", "to_plain"]
@@ -28,16 +34,16 @@ __all__ = ["Settings", "assemble", "from_plain", "to_plain"]
 _CHOICES: dict[str, type] = {
     choice.__name__: choice
     for choice in (
-        *(Identity, MLP, BayesianLinear),
+        *(Identity, PrincipalComponents, MLP, BayesianLinear),
         *(Standard, Mixture, Linear, Geometric, Power, Clustered, Hierarchical, Nested),
         *(Recursive, Anchored),
     )
 }
 _CLASSIFIERS = ("conjugate", "mean_field", "point", "amortised")
-_FEATURES = 50  # inputs that are a vector of at most so many numbers are taken for named features
+_FEATURES = 50  # vectors of at most so many numbers are taken as they are
 _OPEN = "default"  # what was left to the data
 # What models that were saved before there was a choice have.
-_EARLIER: dict[str, Any] = {"classifier": "mean_field", "covariance": _OPEN}
+_EARLIER: dict[str, Any] = {"classifier": "mean_field"}
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,10 @@ class Settings:
     """All that decides a model's structure, apart from the data's shape.
 
     :ivar encoder: settings of one of the architectures, or an :class:`Encoder` of the user's own;
-        None, :class:`Identity` for rows of a table and other vectors of at most 50 numbers, and
-        :class:`MLP` beyond.
-    :ivar pool: the prior of a task's weights; None, :class:`Nested` where there is no encoder, and
-        :class:`Clustered` where there is one.
+        None, :class:`Identity` for vectors of at most 50 numbers, :class:`PrincipalComponents` for
+        the rows of a wider table, and :class:`MLP` for others.
+    :ivar pool: the prior of a task's weights; None, :class:`Nested` where the encoder has nothing
+        to learn, and :class:`Clustered` where it has.
     :ivar representation_pool: the same for representations: where they are Gaussian, of each sample
         as seen through the other tasks; else of encoder layers, one a task.
     :ivar lenders: the class of lenders.
@@ -57,8 +63,6 @@ class Settings:
         ``"point"``, a point estimate; ``"amortised"``, Gaussians that a network shared by tasks and
         classes infers from class means (VMTL-AC).
         None, ``"conjugate"`` for the pool ``Nested`` and ``"mean_field"`` for the others.
-    :ivar covariance: of a conjugate q(w): ``"full"`` within rows, or ``"diagonal"``; None, full
-        where it fits (:class:`pyro_vmtl.model.NestedWeights`).
     :ivar bias: whether the weights have a bias as their last column.
     :ivar empirical_bayes: model and guide share the relatedness logits (the paper).
     :ivar initial_scale: standard deviation of the weights' posterior at the start (0 for points).
@@ -71,7 +75,6 @@ class Settings:
     representation_pool: Pool = dataclasses.field(default_factory=Standard)
     lenders: type[Lenders] = Anchored
     classifier: Literal["conjugate", "mean_field", "point", "amortised"] | None = None
-    covariance: Covariance | None = None
     bias: bool = True
     empirical_bayes: bool = False
     initial_scale: float = 0.05
@@ -102,10 +105,6 @@ class Settings:
             raise InputError(
                 f"the classifier is {self.classifier!r}; expected one of {list(_CLASSIFIERS)}"
             )
-        if self.covariance not in (None, "full", "diagonal"):
-            raise InputError(
-                f"the covariance is {self.covariance!r}; expected 'full' or 'diagonal'"
-            )
 
     def for_data(self, input_shape: Sequence[int], named: bool = False) -> Settings:
         """The settings with what was left open decided for data of this shape.
@@ -116,11 +115,16 @@ class Settings:
         """
         encoder, pool, classifier = self.encoder, self.pool, self.classifier
         if encoder is None:
-            is_vector = len(input_shape) == 1 and (named or input_shape[0] <= _FEATURES)
-            encoder = Identity(standardise=True) if is_vector and self.lets_pool_nest() else MLP()
+            encoder = MLP()
+            if len(input_shape) == 1 and self.lets_pool_nest():
+                if input_shape[0] <= _FEATURES:
+                    encoder = Identity(standardise=True)
+                elif named:
+                    encoder = PrincipalComponents(_FEATURES)
+        is_fixed = isinstance(encoder, Architecture) and encoder.is_fixed
         if pool is None:
             wants = classifier in (None, "conjugate")
-            pool = Nested() if wants and isinstance(encoder, Identity) else Clustered()
+            pool = Nested() if wants and is_fixed else Clustered()
         nested = isinstance(pool, Nested)
         if classifier is None:
             classifier = "conjugate" if nested else "mean_field"
@@ -134,7 +138,9 @@ class Settings:
     def takes_no_gradient(self, input_shape: Sequence[int], named: bool = False) -> bool:
         """Whether conjugate steps are all there is to a fit of data of this shape."""
         settings = self.for_data(input_shape, named)
-        return isinstance(settings.pool, Nested) and isinstance(settings.encoder, Identity)
+        encoder = settings.encoder
+        is_fixed = isinstance(encoder, Architecture) and encoder.is_fixed
+        return isinstance(settings.pool, Nested) and is_fixed
 
     def lets_pool_nest(self) -> bool:
         """Whether what was chosen goes with the pool Nested."""
@@ -202,15 +208,7 @@ def _classifier(
     rows, jitter = likelihood.num_outputs, settings.initial_jitter
     if isinstance(settings.pool, Nested):
         named = isinstance(settings.encoder, Identity)
-        return NestedWeights(
-            settings.pool,
-            num_tasks,
-            likelihood,
-            latent_dim,
-            settings.bias,
-            named,
-            covariance=settings.covariance,
-        )
+        return NestedWeights(settings.pool, num_tasks, likelihood, latent_dim, settings.bias, named)
     if settings.classifier == "point":
         return PointWeights(num_tasks, rows, latent_dim, settings.bias, jitter)
     if settings.classifier == "amortised":

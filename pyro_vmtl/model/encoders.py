@@ -21,6 +21,7 @@ __all__ = [
     "GaussianEncoder",
     "IdentityEncoder",
     "PerTask",
+    "PrincipalComponentsEncoder",
     "mlp",
 ]
 
@@ -42,6 +43,12 @@ class Encoder(nn.Module):
         """q(z | x), batch shape ``[T, B]``, event shape ``[d_z]``, for x ``[T, B, *input]``."""
         raise NotImplementedError
 
+    def learn_from(self, x: Tensor, centre: bool = True) -> None:
+        """Take what is to be known of the training inputs before training, ``[N, *input]``.
+
+        :param centre: whether means are subtracted; without a bias they should not be.
+        """
+
     def layer(self) -> Gaussians | None:
         """q(Phi) of a Bayesian layer whose KL is paid once, ``[1 or T, in + 1, d_z]``, or None."""
         return None
@@ -51,7 +58,7 @@ class IdentityEncoder(Encoder):
     """z = x, flattened, perhaps standardised.
 
     :param input_shape: of one sample.
-    :param standardise: whether z = (x - loc) / scale, which :meth:`standardise_by` sets.
+    :param standardise: whether z = (x - loc) / scale, which :meth:`learn_from` sets.
     """
 
     has_density = False
@@ -67,11 +74,9 @@ class IdentityEncoder(Encoder):
             self.register_buffer("loc", torch.zeros(self.latent_dim, dtype=torch.float64))
             self.register_buffer("scale", torch.ones(self.latent_dim, dtype=torch.float64))
 
-    def standardise_by(self, x: Tensor, centre: bool = True) -> None:
-        """Take the mean and the standard deviation of these inputs, ``[N, *input]``.
-
-        :param centre: whether the mean is subtracted; without a bias it should not be.
-        """
+    def learn_from(self, x: Tensor, centre: bool = True) -> None:
+        if not self.standardises or not len(x):
+            return
         x = x.flatten(1).double()
         varies = (x != x[:1]).any(0)  # to the last digit: a mean of equal numbers may differ
         if centre:
@@ -83,6 +88,44 @@ class IdentityEncoder(Encoder):
         if self.standardises:
             z = ((z.double() - self.loc) / self.scale).to(x.dtype)
         return dist.Delta(z, event_dim=1)
+
+
+class PrincipalComponentsEncoder(IdentityEncoder):
+    """z = axes' (x - loc) / scale: principal components, scaled to a mean variance of 1.
+
+    They are found by :meth:`learn_from`, signs included; where the inputs have fewer than d_z, the
+    others are 0.
+
+    :param input_shape: of one sample.
+    :param latent_dim: d_z, at most; no more than there are inputs.
+    """
+
+    axes: Tensor
+
+    def __init__(self, input_shape: Sequence[int], latent_dim: int) -> None:
+        super().__init__(input_shape, standardise=True)
+        inputs, self.latent_dim = self.latent_dim, min(latent_dim, self.latent_dim)
+        axes = torch.eye(inputs, self.latent_dim, dtype=torch.float64)
+        self.register_buffer("axes", axes)
+
+    def learn_from(self, x: Tensor, centre: bool = True) -> None:
+        super().learn_from(x, centre)
+        if not len(x):
+            return
+        standardised = (x.flatten(1).double() - self.loc) / self.scale
+        _, sizes, rows = torch.linalg.svd(standardised, full_matrices=False)
+        kept = sizes[: self.latent_dim]
+        kept = kept[kept > 1e-9 * sizes[0]]
+        found = rows[: len(kept)].mT
+        # The largest entry of an axis is positive: the same data have the same components.
+        found = found * found.gather(0, found.abs().argmax(0, keepdim=True)).sign()
+        spread = kept.square().sum().div(len(x) * max(1, len(kept))).sqrt()
+        self.axes.zero_()
+        self.axes[:, : len(kept)] = found / spread.clamp_min(1e-30)
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        z = ((x.flatten(2).double() - self.loc) / self.scale) @ self.axes
+        return dist.Delta(z.to(x.dtype), event_dim=1)
 
 
 def _features(network: nn.Module, x: Tensor, width: int) -> Tensor:

@@ -178,7 +178,8 @@ def _tempering(run: FinishedRun) -> tuple[str, ...]:
     # A deterministic encoder has no KL that a weight could temper, nor has a point.
     settings = run.model["settings"]
     for kind, options in (settings.get("encoder") or {}).items():
-        if kind in ("Identity", "DeterministicEncoder") or options.get("stochastic") is False:
+        fixed = ("Identity", "PrincipalComponents", "DeterministicEncoder")
+        if kind in fixed or options.get("stochastic") is False:
             tempered.pop("representations", None)
     if settings.get("classifier") == "point":
         tempered.pop("weights", None)

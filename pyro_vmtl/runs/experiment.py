@@ -27,7 +27,7 @@ from pyro_vmtl.inspection import (
     save_netcdf,
     to_inference_data,
 )
-from pyro_vmtl.model import Identity, Settings, Standard
+from pyro_vmtl.model import Architecture, Settings, Standard
 from pyro_vmtl.runs.configuration import Plan, read_plan, repeatable
 from pyro_vmtl.runs.fits import fit_plan, predict_held_out, versions
 from pyro_vmtl.runs.folder import RunFolder
@@ -243,13 +243,14 @@ def baselines(plan: Plan, config: DictConfig) -> dict[str, Scores]:
     choices: dict[str, Settings] = {}
     plain = dataclasses.replace(plan.settings, pool=Standard(), representation_pool=Standard())
     encoder = plan.settings.encoder
-    if not isinstance(encoder, Identity):
+    is_fixed = isinstance(encoder, Architecture) and encoder.is_fixed
+    if not is_fixed:
         choices["N(0, I)"] = plain
     if dataclasses.is_dataclass(encoder) and hasattr(encoder, "per_task"):
         choices["single-task"] = dataclasses.replace(
             plain, encoder=dataclasses.replace(encoder, per_task=True)
         )
-    elif isinstance(encoder, Identity):
+    elif is_fixed:
         choices["single-task"] = plain
     # The further processes of a run in several have ended by now.
     alone: dict[str, Any] = {}

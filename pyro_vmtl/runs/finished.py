@@ -94,7 +94,8 @@ class FinishedRun:
     @property
     def is_conjugate(self) -> bool:
         """Whether nothing took a gradient: no epoch is chosen, and no optimiser has to arrive."""
-        return self.setting("pool") == "Nested" and self.setting("encoder") == "Identity"
+        fixed = ("Identity", "PrincipalComponents")
+        return self.setting("pool") == "Nested" and self.setting("encoder") in fixed
 
     def setting(self, name: str) -> str:
         """The name of one of the model's choices, such as its ``pool``."""

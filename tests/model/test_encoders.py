@@ -20,6 +20,7 @@ from pyro_vmtl.model import (
     Identity,
     IdentityEncoder,
     PerTask,
+    PrincipalComponents,
     mlp,
 )
 
@@ -35,6 +36,7 @@ def test_every_architecture_takes_inputs_of_any_shape(
     x = torch.randn(tasks, samples, *shape)
     for architecture in (
         Identity(),
+        PrincipalComponents(2),
         MLP(5, hidden=()),
         MLP(5, hidden=(3, 4), stochastic=False),
         MLP(5, hidden=(3,), per_task=True),
@@ -53,6 +55,56 @@ def test_identity_is_the_input() -> None:
     law = IdentityEncoder((4, 5))(x)
     assert isinstance(law, dist.Delta)
     assert law.sample().equal(x.reshape(3, 2, 20))
+
+
+class TestPrincipalComponents:
+    def _encoded(self, x: Tensor, latent_dim: int, centre: bool = True) -> Tensor:
+        encoder = PrincipalComponents(latent_dim)(x.shape[1:], 1)
+        encoder.learn_from(x, centre)
+        z: Tensor = encoder(x.unsqueeze(0)).mean
+        return z[0]
+
+    def _inputs(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(40, 6, generator=generator, dtype=torch.float64)
+        x = x @ torch.randn(6, 6, generator=generator, dtype=torch.float64) + 3
+        x[:, 2] = 7.0  # says nothing
+        return x
+
+    def test_are_uncorrelated_and_fall_in_variance(self) -> None:
+        z = self._encoded(self._inputs(), 4)
+        covariance = z.mT.cov(correction=0)
+        variances = covariance.diagonal()
+        torch.testing.assert_close(covariance, variances.diag(), atol=1e-10, rtol=0)
+        assert (variances.diff() < 0).all()
+        torch.testing.assert_close(variances.mean(), torch.tensor(1.0).double())
+        torch.testing.assert_close(z.mean(0), torch.zeros(4).double(), atol=1e-10, rtol=0)
+
+    def test_all_together_keep_every_distance_between_standardised_inputs(self) -> None:
+        x = self._inputs()
+        z = self._encoded(x, 6)
+        assert (z[:, 5] == 0).all()  # five inputs vary
+        varying = x[:, [0, 1, 3, 4, 5]]
+        standardised = (varying - varying.mean(0)) / varying.std(0, correction=0)
+        torch.testing.assert_close(torch.cdist(z, z), torch.cdist(standardised, standardised))
+
+    def test_do_not_depend_on_units_nor_on_the_order_of_samples(self) -> None:
+        x = self._inputs()
+        z = self._encoded(x, 3)
+        torch.testing.assert_close(self._encoded(100 * x - 5, 3), z)
+        torch.testing.assert_close(self._encoded(x.flip(0), 3).flip(0), z)
+
+    def test_without_a_bias_means_are_kept(self) -> None:
+        x = self._inputs()[:, [0, 1, 3]]
+        z = self._encoded(x, 3, centre=False)
+        plain = x / x.std(0, correction=0)
+        lengths = z.square().sum(1) / plain.square().sum(1)
+        torch.testing.assert_close(lengths, lengths[:1].expand_as(lengths))
+
+    @pytest.mark.parametrize("latent_dim", [0, 2.5, True])
+    def test_their_number_is_whole_and_positive(self, latent_dim: Any) -> None:
+        with pytest.raises(InputError, match="latent_dim"):
+            PrincipalComponents(latent_dim)
 
 
 class TestNetworks:

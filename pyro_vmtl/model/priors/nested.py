@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from operator import index
 from typing import Any, Literal
@@ -32,7 +33,6 @@ from pyro_vmtl.model.priors.partitions import canonical, chance_together
 
 __all__ = ["Nested", "NestedBorrowing", "NestedWeights"]
 
-Covariance = Literal["full", "diagonal"]
 Deviation = Literal["none", "intercept", "shared", "features", "fixed"]
 
 _CHAINS = 8
@@ -43,6 +43,8 @@ _ROUNDS = 16
 _KEPT = 200  # draws, all chains together
 EFFECTIVE_DRAWS = 200
 """Effective draws of predictive means that the last look aims at; fewer are warned of."""
+
+_MOST_ENTRIES = 2**26  # of all precisions, 512 MiB
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(State))
 
@@ -135,25 +137,17 @@ class Nested(Pool):
         return self.clusters
 
     def hyperpriors(
-        self, rows: int, columns: int, has_bias: bool, named: bool, num_tasks: int, diagonal: bool
+        self, rows: int, columns: int, has_bias: bool, named: bool, num_tasks: int
     ) -> Hyperpriors:
         """What the sampler needs to know.
 
         :param rows: K, of the weights; ``columns``: q.
         :param named: whether inputs are named features.
         :param num_tasks: T.
-        :param diagonal: whether every entry is a row by itself.
         """
         is_bias = torch.zeros(rows, columns, dtype=torch.bool)
         is_bias[:, -1] = has_bias
-        if diagonal:
-            is_bias, columns = is_bias.view(-1, 1), 1
-        deviation = self.deviation or ("features" if named and not diagonal else "shared")
-        if diagonal and deviation in ("features", "intercept"):
-            raise InputError(
-                f"the pool's deviation is {deviation!r}, and the covariance of the weights is "
-                "diagonal; expected 'shared', 'none' or 'fixed', or covariance='full'"
-            )
+        deviation = self.deviation or ("features" if named else "shared")
         every = torch.arange(columns)
         if deviation == "intercept" and not has_bias:
             raise InputError(
@@ -205,12 +199,9 @@ class NestedWeights(WeightsPosterior):
     :param named: whether inputs are named features.
     :param rate: the least by which a step moves the sites: the k-th moves them by 6 / k, at most
         .7, until that is less. An encoder moves between two steps, so that old sites must be left.
-    :param covariance: ``"full"`` keeps how the entries of a row correlate; ``"diagonal"`` does not,
-        every entry of the weights then being a row by itself; None, full where that takes no more
-        than 512 MiB and rows have at most 300 entries.
+    :raises InputError: if Lambda takes more than 512 MiB.
 
-    :ivar precision: Lambda of every task's site, ``[T, K, q, q]`` float64 (``[T, K q, 1, 1]`` where
-        diagonal); ``shift``: h.
+    :ivar precision: Lambda of every task's site, ``[T, K, q, q]`` float64; ``shift``: h.
     :ivar loc: mean of q(w), averaged over the latest draws, ``[T, K, q]`` float64;
         ``covariance``: ``[T, K, q, q]``. Likewise.
     """
@@ -235,27 +226,22 @@ class NestedWeights(WeightsPosterior):
         bias: bool = True,
         named: bool = False,
         rate: float = 0.1,
-        covariance: Covariance | None = None,
     ) -> None:
         super().__init__()
         rows, columns = likelihood.num_outputs, latent_dim + int(bias)
-        if covariance == "diagonal" and likelihood.has_noise:
+        if num_tasks * rows * columns**2 > _MOST_ENTRIES:
+            most = math.isqrt(_MOST_ENTRIES // (num_tasks * rows)) - int(bias)
             raise InputError(
-                "the covariance of the weights is diagonal in a regression, whose noise is "
-                "inferred from all entries together; expected covariance='full'"
+                f"the pool is Nested, with {latent_dim} representations, {num_tasks} tasks and "
+                f"{rows} rows of weights for each; expected at most {most} representations, as of "
+                f"PrincipalComponents(latent_dim={most})"
             )
-        if covariance is None and not likelihood.has_noise:
-            fits = columns <= 300 and num_tasks * rows * columns**2 <= 2**26
-            covariance = "full" if fits else "diagonal"
-        self.is_diagonal = covariance == "diagonal"
         self.pool = pool
         self.num_tasks = num_tasks
         self.event_shape = torch.Size([rows, columns])
         self.rate = rate
         self.infers_noise = likelihood.has_noise
-        self._prior = pool.hyperpriors(rows, columns, bias, named, num_tasks, self.is_diagonal)
-        if self.is_diagonal:
-            rows, columns = rows * columns, 1
+        self._prior = pool.hyperpriors(rows, columns, bias, named, num_tasks)
         shape = (num_tasks, rows, columns)
         zeros = torch.zeros(*shape, dtype=torch.float64)
         eye = torch.eye(columns, dtype=torch.float64).expand(*shape, columns)
@@ -346,10 +332,6 @@ class NestedWeights(WeightsPosterior):
 
     def _normal(self, moments: Moments) -> dist.TorchDistribution:
         """Gaussians ``[*batch, K, q]`` as a distribution with the event shape ``[K, q]``."""
-        if self.is_diagonal:
-            shape = (*moments.loc.shape[:-2], *self.event_shape)
-            scale = moments.covariance.sqrt().view(shape)
-            return dist.Normal(moments.loc.view(shape), scale).to_event(2)
         root = torch.linalg.cholesky(moments.covariance)
         return dist.MultivariateNormal(moments.loc, scale_tril=root).to_event(1)
 
@@ -462,12 +444,9 @@ class NestedWeights(WeightsPosterior):
             loc, variance = self.predictor(features, self.loc[None], self.covariance[None])
             g, r = likelihood.sites(loc[0], variance[0], targets)
             g, r = weight.unsqueeze(-1) * g / count, weight.unsqueeze(-1) * r / count
-            if self.is_diagonal:
-                seen = (r.mT @ features.square()).view(self.precision.shape)
-            else:
-                seen = torch.einsum("tbk,tbi,tbj->tkij", r, features, features)
+            seen = torch.einsum("tbk,tbi,tbj->tkij", r, features, features)
             precision += seen
-            shift += (g.mT @ features).view(shift.shape)
+            shift += g.mT @ features
             shift += (seen @ self.loc.unsqueeze(-1)).squeeze(-1)
         step = int(self.steps)
         exact = step == 0 or likelihood.sites_are_exact
@@ -486,10 +465,6 @@ class NestedWeights(WeightsPosterior):
             included.
         :param loc: ``[S, T, K, q]``; ``covariance``: ``[S, T, K, q, q]``.
         """
-        if self.is_diagonal:
-            shape = (*loc.shape[:2], *self.event_shape)
-            variance = features.square() @ covariance.view(shape).mT
-            return features @ loc.view(shape).mT, variance
         wide = features.unsqueeze(-3)  # [..., T, 1, B, q]
         variance = ((wide @ covariance) * wide).sum(-1).mT  # [S, T, B, K]
         return features @ loc.mT, variance.clamp_min(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -28,6 +29,8 @@ from pyro_vmtl.model import (
     GaussianLikelihood,
     Identity,
     NestedWeights,
+    PrincipalComponents,
+    PrincipalComponentsEncoder,
     Settings,
 )
 from pyro_vmtl.model.priors.nested import Deviation, Nested, NestedBorrowing
@@ -252,26 +255,30 @@ class TestClasses:
         assert each.shape == (4, 1, 3, 3)
         torch.testing.assert_close(each.sum(-2), torch.zeros(4, 1, 3), atol=1e-6, rtol=0)
 
-    def test_a_diagonal_covariance_is_the_full_one_where_features_do_not_meet(self) -> None:
-        """Every sample has a single feature that is not 0, so that Lambda is diagonal."""
-        tasks = _tasks("two classes", (20, 20, 20))
-        active = torch.arange(len(tasks)) % 2
-        tasks = replace(tasks, x=torch.nn.functional.one_hot(active, 2) * tasks.x)
-        alone, nested = Nested(False, False, "fixed"), Nested(True, True, "shared")
-        for pool in (alone, nested):
-            models = [
-                _fit(tasks, Settings(Identity(), pool, covariance=covariance, bias=False))
-                for covariance in ("full", "diagonal")
-            ]
-            one, other = (model.predict(tasks).mean for model in models)
-            full, diagonal = (_weights(model) for model in models)
-            assert full.precision.shape == (3, 1, 2, 2)
-            assert diagonal.precision.shape == (3, 2, 1, 1)
-            if pool is alone:
-                kept = full.precision.diagonal(dim1=-2, dim2=-1).flatten()
-                torch.testing.assert_close(diagonal.precision.flatten(), kept)
-                torch.testing.assert_close(diagonal.loc.flatten(), full.loc.flatten())
-            torch.testing.assert_close(other, one, atol=0.03, rtol=0)
+    def test_wide_rows_are_not_fitted_to_the_last_digit(self) -> None:
+        """120 correlated columns, 20 rows a task: better than a coin on rows not seen."""
+        generator = np.random.default_rng(0)
+        loadings, along = generator.normal(size=(5, 120)), generator.normal(size=5)
+        parts: list[dict[str, tuple[Array, Array]]] = [{}, {}]
+        for t in range(6):
+            own = along + 0.3 * generator.normal(size=5)
+            for part, size in zip(parts, (20, 200), strict=True):
+                factors = generator.normal(size=(size, 5))
+                x = factors @ loadings + generator.normal(size=(size, 120))
+                y = factors @ own + generator.logistic(size=size) > 0
+                part[f"task {t}"] = (x, y.astype(int))
+        train, test = (TaskSet.from_arrays(part) for part in parts)
+        model = _fit(train, Settings(PrincipalComponents(20)))
+        assert isinstance(model.vmtl.encoder, PrincipalComponentsEncoder)
+        assert float(model.predict(test).log_density.mean()) > -0.6
+        assert float(_weights(model).loc.abs().max()) < 5
+
+    def test_too_many_representations_are_refused_with_how_many_there_may_be(self) -> None:
+        likelihood = CategoricalLikelihood(3, contrasts=True)
+        with pytest.raises(InputError, match=r"expected at most \d+ representations") as caught:
+            NestedWeights(Nested(), 500, likelihood, latent_dim=400)
+        (most,) = re.findall(r"latent_dim=(\d+)", str(caught.value))
+        assert 500 * 2 * (int(most) + 1) ** 2 <= 2**26 < 500 * 2 * (int(most) + 2) ** 2
 
 
 class TestData:
@@ -357,8 +364,9 @@ class TestParts:
 
 class TestSettings:
     def test_choose_by_the_data(self) -> None:
-        table = Settings().for_data((200,), named=True)
-        assert isinstance(table.encoder, Identity)
+        table = Settings().for_data((50,), named=True)
+        assert table.encoder == Identity(standardise=True)
+        assert Settings().for_data((51,), named=True).encoder == PrincipalComponents(50)
         assert isinstance(table.pool, Nested)
         assert table.classifier == "conjugate"
         assert isinstance(Settings().for_data((50,)).pool, Nested)
