@@ -25,11 +25,9 @@ __all__ = [
     "fixed_noise",
     "is_relaxation",
     "other_names",
-    "relatedness_before_data",
     "relatedness_draws",
     "relatedness_probabilities",
     "responsibility_draws",
-    "sums_to_one",
 ]
 
 BASE = "base"
@@ -83,11 +81,6 @@ def relatedness_probabilities(vmtl: VMTL, site: str) -> _Array:
     return _array(by_name(borrowing, borrowing.probabilities().unsqueeze(-2)))
 
 
-def sums_to_one(vmtl: VMTL, site: str) -> bool:
-    """Whether a site's relatedness is weights; gates and shared clusters are chances apiece."""
-    return borrowing_of(vmtl, site).pool.sums_to_one
-
-
 def is_relaxation(vmtl: VMTL, site: str) -> bool:
     """Whether draws of a site's relatedness differ by the noise of a relaxation alone.
 
@@ -96,14 +89,6 @@ def is_relaxation(vmtl: VMTL, site: str) -> bool:
     borrowing = borrowing_of(vmtl, site)
     law = borrowing.relatedness_posterior()
     return borrowing.empirical_bayes and isinstance(law, (RelatednessGates, RelatednessWeights))
-
-
-def relatedness_before_data(vmtl: VMTL, site: str) -> float:
-    """The probability of every lender as long as nothing is known of any.
-
-    1 / L; 1/2 for gates; for hidden clusters the chance that two tasks share one.
-    """
-    return borrowing_of(vmtl, site).chance_before_data()
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +18,22 @@ from pyro_vmtl.inspection.draws import (
     borrowing_of,
     is_relaxation,
     other_names,
-    relatedness_before_data,
     relatedness_draws,
     relatedness_probabilities,
     responsibility_draws,
-    sums_to_one,
 )
-from pyro_vmtl.model import ClusteredBorrowing, NestedBorrowing
+from pyro_vmtl.model import ClusteredBorrowing, Kind, NestedBorrowing
 
 __all__ = [
     "COLUMNS",
+    "LABELS",
+    "VALUES",
     "Truth",
     "Value",
     "chance_level",
     "highest_density_interval",
     "independence",
-    "is_gated",
+    "kind_of",
     "partitions",
     "rank_correlations",
     "related_pairs",
@@ -47,13 +47,14 @@ __all__ = [
     "true_clusters",
 ]
 
-COLUMNS = (
-    *("site", "task", "other", "mean", "sd", "hdi_low", "hdi_high"),
-    *("probability", "responsibility"),
-)
-"""The columns of the relatedness table, and of ``relatedness.csv`` in a run folder."""
+Value: TypeAlias = Literal[
+    "mean", "sd", "hdi_low", "hdi_high", "probability", "before_data", "responsibility"
+]
 
-Value: TypeAlias = Literal["mean", "sd", "hdi_low", "hdi_high", "probability", "responsibility"]
+LABELS = ("site", "kind", "task", "other")
+VALUES: tuple[Value, ...] = get_args(Value)
+COLUMNS = (*LABELS, *VALUES)
+"""The columns of the relatedness table, and of ``relatedness.csv`` in a run folder."""
 
 Truth: TypeAlias = Mapping[str, Any] | Sequence[Any] | npt.NDArray[Any] | Tensor | pd.Series
 """The true cluster of each task: in the order of the tasks, or by name."""
@@ -67,19 +68,20 @@ def relatedness(
     A row per site (``weights``, ``representations``, whichever borrow), task and other task (or
     ``base``, N(0, I)):
 
+    - ``kind``: what the site's relatedness is: ``weights`` of the lenders; ``gates``, for the pool
+      ``power``; or ``clusters``, for ``nested`` and ``clustered``;
     - ``mean``, ``sd``, ``hdi_low``, ``hdi_high``: over posterior draws of the relatedness, the
       interval being the narrowest that holds ``hdi_prob`` of them;
-    - ``probability``: the chance that this lender is picked; for the pool ``power``, that its gate
-      is open; for ``clustered``, that the two share a cluster;
+    - ``probability``: the chance that this lender is picked; of gates, that this one is open; of
+      clusters, that the two share one;
+    - ``before_data``: the same chance as long as nothing is known of any task;
     - ``responsibility``: for a mixture, the share of the prior at the task's posterior that comes
       from this lender, averaged over draws; else NaN.
 
     Of a site and task, ``mean``, ``probability`` and ``responsibility`` each sum to 1 over the
-    lenders; gates do not, nor do the chances to share a cluster. ``attrs["gates"]`` lists the sites
-    where they do not, ``attrs["spread"]`` is
-    ``"posterior"``, or ``"relaxation"`` where model and guide share their logits: the spread of
-    the draws is then the noise of the relaxation, and not what the data left open. The table is
-    empty where nothing borrows.
+    lenders where these are weights. ``attrs["spread"]`` is ``"posterior"``, or ``"relaxation"``
+    where model and guide share their logits: the spread of the draws is then the noise of the
+    relaxation, and not what the data left open. The table is empty where nothing borrows.
 
     :param fitted: of :func:`pyro_vmtl.fit` or :func:`pyro_vmtl.load`.
     :param num_samples: draws.
@@ -97,14 +99,10 @@ def relatedness(
     if frames:
         table = pd.concat(frames, ignore_index=True)
     else:
-        text = {name: pd.Series(dtype=str) for name in COLUMNS[:3]}
-        table = pd.DataFrame(text | {name: pd.Series(dtype=float) for name in COLUMNS[3:]})
+        text = {name: pd.Series(dtype=str) for name in LABELS}
+        table = pd.DataFrame(text | {name: pd.Series(dtype=float) for name in VALUES})
     noise = any(is_relaxation(vmtl, site) for site in vmtl.borrowing)
     table.attrs["spread"] = "relaxation" if noise else "posterior"
-    table.attrs["gates"] = [site for site in vmtl.borrowing if not sums_to_one(vmtl, site)]
-    table.attrs["before_data"] = {
-        site: relatedness_before_data(vmtl, site) for site in vmtl.borrowing
-    }
     table.attrs["hdi_prob"] = hdi_prob
     return table
 
@@ -198,6 +196,7 @@ def _site_table(
     fitted: FittedVMTL, site: str, num_samples: int, seed: int, hdi_prob: float
 ) -> pd.DataFrame:
     others = other_names(fitted, site)
+    borrowing = borrowing_of(fitted.vmtl, site)
     draws = relatedness_draws(fitted.vmtl, site, num_samples, seed)
     responsibilities = responsibility_draws(fitted.vmtl, site, num_samples, seed)
     low, high = highest_density_interval(draws, hdi_prob)
@@ -207,6 +206,7 @@ def _site_table(
         "hdi_low": low,
         "hdi_high": high,
         "probability": relatedness_probabilities(fitted.vmtl, site),
+        "before_data": np.full(draws.shape[1:], borrowing.chance_before_data()),
         "responsibility": (
             np.full(draws.shape[1:], np.nan)
             if responsibilities is None
@@ -218,7 +218,8 @@ def _site_table(
     )
     rows, columns = pairs.T
     names = np.array(others, dtype=object)
-    labels = {"site": site, "task": names[rows], "other": names[columns]}
+    labels = {"site": site, "kind": borrowing.pool.kind}
+    labels |= {"task": names[rows], "other": names[columns]}
     return pd.DataFrame(labels | {name: value[rows, columns] for name, value in values.items()})
 
 
@@ -272,53 +273,35 @@ def site_rows(table: pd.DataFrame, site: str, task: str | None = None) -> pd.Dat
     return chosen
 
 
-def is_gated(table: pd.DataFrame, site: str = "weights") -> bool:
-    """Whether a site's relatedness is gates: said by the table, or seen in what its rows sum to."""
-    if "gates" in table.attrs:
-        return site in table.attrs["gates"]
-    # A table read from a CSV file has lost its attributes, but weights sum to 1 and gates do not.
-    totals = site_rows(table, site).groupby("task")["probability"].sum()
-    return not np.allclose(totals, 1, atol=1e-3)
+def kind_of(table: pd.DataFrame, site: str = "weights") -> Kind:
+    """What a site's relatedness is."""
+    kind: Kind = site_rows(table, site)["kind"].iloc[0]
+    return kind
 
 
 def chance_level(table: pd.DataFrame, site: str = "weights") -> float:
-    """The ``probability`` of every lender before any data: 1 / L, or 1/2 for gates.
-
-    (For hidden clusters the chance that two tasks share one.)
-    """
-    if site in table.attrs.get("before_data", {}):
-        return float(table.attrs["before_data"][site])
-    if is_gated(table, site):
-        return 0.5
-    rows = site_rows(table, site)
-    return 1 / int((rows["task"] == rows["task"].iloc[0]).sum())
+    """The ``probability`` of every lender before any data."""
+    return float(site_rows(table, site)["before_data"].iloc[0])
 
 
-def independence(
-    table: pd.DataFrame, site: str = "weights", gates: bool | None = None
-) -> pd.Series:
+def independence(table: pd.DataFrame, site: str = "weights") -> pd.Series:
     """How far each task stands on its own, in [0, 1].
 
-    The ``probability`` of ``base``; for gates, 1 - the largest gate. NaN where the pool has
-    weights and no ``base``: such a task cannot decline to borrow.
+    The ``probability`` of ``base``; for gates and clusters, 1 - the largest chance. NaN where the
+    pool has weights and no ``base``: such a task cannot decline to borrow.
 
-    :param gates: whether the relatedness is gates; None, as the table says.
-    :return: a value per task, by name; none of an empty table. ``attrs["gates"]`` says how it was
-        read.
+    :return: a value per task, by name; none of an empty table.
     :raises InputError: if the table has rows, but none of the site.
     """
     if table.empty:
         return pd.Series(dtype=float, index=pd.Index([], name="task"), name="independence")
     rows = site_rows(table, site)
-    gates = is_gated(table, site) if gates is None else gates
     tasks = pd.Index(rows["task"].unique(), name="task")
-    if gates:
-        values = 1 - rows.groupby("task")["probability"].max()
-    else:
+    if kind_of(table, site) == "weights":
         values = rows[rows["other"] == BASE].set_index("task")["probability"]
-    result = values.reindex(tasks).astype(float).rename("independence")
-    result.attrs["gates"] = gates
-    return result
+    else:
+        values = 1 - rows.groupby("task")["probability"].max()
+    return values.reindex(tasks).astype(float).rename("independence")
 
 
 def relatedness_matrix(
@@ -330,8 +313,8 @@ def relatedness_matrix(
     :raises InputError: if the table has no such site or value.
     """
     rows = site_rows(table, site)
-    if value not in COLUMNS[3:]:
-        raise InputError(f"the value is {value!r}; expected one of {list(COLUMNS[3:])}.")
+    if value not in VALUES:
+        raise InputError(f"the value is {value!r}; expected one of {list(VALUES)}.")
     tasks = list(rows["task"].unique())
     base = [BASE] if (rows["other"] == BASE).any() else []
     matrix = rows.pivot(index="task", columns="other", values=value)

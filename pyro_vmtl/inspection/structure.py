@@ -13,7 +13,7 @@ from pyro_vmtl.inspection.draws import BASE
 from pyro_vmtl.inspection.relatedness import (
     chance_level,
     independence,
-    is_gated,
+    kind_of,
     relatedness_matrix,
     site_rows,
 )
@@ -74,7 +74,7 @@ def relatedness_graph(
     """
     rows = site_rows(table, site)
     alone = independence(table, site)
-    graph = nx.DiGraph(site=site, gates=is_gated(table, site))
+    graph = nx.DiGraph(site=site, kind=kind_of(table, site))
     for task in rows["task"].unique():
         graph.add_node(task, independence=float(alone[task]))
     level = chance_level(table, site)

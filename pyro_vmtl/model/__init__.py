@@ -31,7 +31,7 @@ from pyro_vmtl.model.likelihoods import (
     linear_predictor,
     with_bias,
 )
-from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Spread, Standard
+from pyro_vmtl.model.pools import Geometric, Kind, Linear, Mixture, Pool, Power, Spread, Standard
 from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
 from pyro_vmtl.model.priors.nested import Nested, NestedBorrowing, NestedWeights
 from pyro_vmtl.model.vmtl import SITES, VMTL
@@ -57,6 +57,7 @@ __all__ = [
     "Hierarchical",
     "Identity",
     "IdentityEncoder",
+    "Kind",
     "LearnedPrior",
     "Lenders",
     "Likelihood",

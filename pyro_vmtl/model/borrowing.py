@@ -105,7 +105,7 @@ class Borrowing(nn.Module):
 
     def chance_before_data(self) -> float:
         """The probability of every lender as long as nothing is known of any."""
-        return 1 / self.lender_of_slot.shape[-1] if self.pool.sums_to_one else 0.5
+        return 1 / self.lender_of_slot.shape[-1] if self.pool.kind == "weights" else 0.5
 
     def probabilities(self) -> Tensor:
         """The chance that each lender is picked (or its gate is open), ``[T, L]``."""
@@ -171,6 +171,6 @@ class Borrowing(nn.Module):
         )
         if spread is not None:  # N(0, I) is not to be widened
             spread = torch.where(gone, torch.zeros_like(spread), spread)
-        if self.pool.sums_to_one:  # a gate that is left stays as open as it was
+        if self.pool.kind == "weights":  # a gate that is left stays as open as it was
             kept = kept / kept.sum(-1, keepdim=True)
         return kept, lenders, spread

@@ -188,7 +188,7 @@ class Clustered(Pool):
     """
 
     borrowing_type = ClusteredBorrowing
-    sums_to_one = False
+    kind = "clusters"
     needs_own_evidence = True
 
     def __init__(self, concentration: float = 1.0, known: Sequence[int] | None = None) -> None:

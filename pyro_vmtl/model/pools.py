@@ -1,7 +1,7 @@
 """How the lenders' posteriors become one task's prior: choices, each a small replaceable object."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
@@ -20,7 +20,11 @@ from pyro_vmtl.distributions import (
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
 
-__all__ = ["Geometric", "Linear", "Mixture", "Pool", "Power", "Spread", "Standard"]
+__all__ = ["Geometric", "Kind", "Linear", "Mixture", "Pool", "Power", "Spread", "Standard"]
+
+Kind = Literal["weights", "gates", "clusters"]
+"""What relatedness is: weights of a task's lenders, which sum to 1; the chance for each lender that
+its gate is open; or the chance for each pair of tasks that the two share a cluster."""
 
 Spread = Literal["scalar", "task", "feature"]
 
@@ -35,12 +39,12 @@ class Pool:
         Tasks are then related, not identical (a commensurate prior).
 
     :cvar borrows: whether it needs lenders at all.
-    :cvar sums_to_one: whether a task's relatedness is a set of weights, or a gate for each lender.
+    :cvar kind: what its relatedness is.
     :cvar needs_own_evidence: whether lenders must say what each task's own data said, no more.
     """
 
     borrows = True
-    sums_to_one = True
+    kind: ClassVar[Kind] = "weights"
     needs_own_evidence = False
     borrowing_type: type[Borrowing] = Borrowing
     relaxation: type[RelatednessWeights] | type[RelatednessGates] = RelatednessWeights
@@ -152,7 +156,7 @@ class Power(Pool):
     """
 
     relaxation = RelatednessGates
-    sums_to_one = False
+    kind = "gates"
 
     def __init__(self, spread: Spread | None = None) -> None:
         super().__init__(base=False, spread=spread)

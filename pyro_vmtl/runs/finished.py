@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,20 +16,14 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from pyro_vmtl.data import TaskSet
-from pyro_vmtl.distributions import chance_of_relatives
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import Predictions
 from pyro_vmtl.inspection import kept_epoch
-from pyro_vmtl.model.priors.partitions import chance_together
+from pyro_vmtl.inspection.relatedness import LABELS, VALUES, kind_of
+from pyro_vmtl.model import Kind
 
-__all__ = ["FinishedRun", "Kind", "read_run"]
+__all__ = ["FinishedRun", "read_run"]
 
-Kind: TypeAlias = Literal["weights", "gates", "clusters"]
-"""What a site's relatedness is: weights that sum to 1, or a chance for each pair of tasks."""
-
-_POOL_OF_SITE = {"weights": "pool", "representations": "representation_pool"}
-_KINDS: dict[str, Kind] = {"Power": "gates", "Clustered": "clusters", "Nested": "clusters"}
-_NUMBERS = ("mean", "sd", "hdi_low", "hdi_high", "probability", "responsibility")
 _OWN = "own"
 
 
@@ -41,8 +35,7 @@ class FinishedRun:
     :ivar config: ``config.yaml``.
     :ivar history: ``metrics.csv``, a row per epoch.
     :ivar metrics: ``metrics.json``.
-    :ivar relatedness: ``relatedness.csv``, with the attributes ``gates`` and ``before_data`` of
-        :func:`pyro_vmtl.relatedness`.
+    :ivar relatedness: ``relatedness.csv``; see :func:`pyro_vmtl.relatedness`.
     :ivar model: the description of the saved model, ``model/model.json``.
     :ivar predictions: ``predictions.parquet``; where ``inference_data.nc`` has them, with the
         draws of a regression and the test samples' inputs.
@@ -86,10 +79,7 @@ class FinishedRun:
 
     def kind(self, site: str) -> Kind:
         """What the relatedness of a site is."""
-        pool = setting(self.model, _POOL_OF_SITE.get(site, "pool"))
-        if pool == _OWN and site in self.relatedness.attrs["gates"]:
-            return "gates"
-        return _KINDS.get(pool, "weights")
+        return kind_of(self.relatedness, site)
 
     @property
     def is_conjugate(self) -> bool:
@@ -124,7 +114,6 @@ def read_run(path: str | Path) -> FinishedRun:
     over_time = _read_if_there(path / "relatedness_over_time.csv", _relatedness)
     scaled = _read_if_there(path / "predictions_scaled.parquet", pd.read_parquet)
     try:
-        table.attrs |= _relatedness_attributes(table, model)
         constant = _group(path, "constant_data")
         inputs = _inputs(constant, len(frame))
         draws = None
@@ -175,31 +164,10 @@ def _relatedness(path: Path) -> pd.DataFrame:
     # A task may be called NA or 1: only an empty number is missing.
     return pd.read_csv(
         path,
-        dtype=dict.fromkeys(("site", "task", "other"), str) | dict.fromkeys(_NUMBERS, float),
+        dtype=dict.fromkeys(LABELS, str) | dict.fromkeys(VALUES, float),
         keep_default_na=False,
-        na_values={name: [""] for name in _NUMBERS},
+        na_values={name: [""] for name in VALUES},
     )
-
-
-def _relatedness_attributes(table: pd.DataFrame, model: dict[str, Any]) -> dict[str, Any]:
-    """What a CSV file cannot hold, from the pools of the model."""
-    gates, before_data = [], {}
-    for site, rows in table.groupby("site", sort=False):
-        key = _POOL_OF_SITE.get(site, "pool")
-        kind = _KINDS.get(setting(model, key), "weights")
-        own_gates = setting(model, key) == _OWN and not np.allclose(
-            rows.groupby("task")["probability"].sum(), 1, atol=1e-3
-        )
-        if kind != "weights" or own_gates:
-            gates.append(site)
-        if kind == "clusters":
-            ((pool, options),) = model["settings"][key].items()
-            before_data[site] = (
-                chance_together(rows["task"].nunique(), options["gamma"], options["expected"])
-                if pool == "Nested"
-                else chance_of_relatives(options["concentration"])
-            )
-    return {"gates": gates, "before_data": before_data}
 
 
 def _group(path: Path, name: str) -> xr.Dataset | None:

@@ -16,8 +16,9 @@ from markupsafe import Markup
 from pyro_vmtl.inspection import calibration_table, relatedness_auc, relatedness_matrix, task_order
 from pyro_vmtl.inspection.relatedness import Value
 from pyro_vmtl.inspection.scored import ALL_TASKS
+from pyro_vmtl.model import Kind
 from pyro_vmtl.runs.doubts import Check, check, tells_nothing
-from pyro_vmtl.runs.finished import FinishedRun, Kind, read_run
+from pyro_vmtl.runs.finished import FinishedRun, read_run
 from pyro_vmtl.runs.folder import RunFolder
 from pyro_vmtl.runs.report_figures import (
     calibration_figures,

@@ -108,11 +108,13 @@ def make_table() -> MakeTable:
             responsibilities = raw**3 / (raw**3).sum()
             for i, value, share in zip(others, probabilities, responsibilities, strict=True):
                 row: dict[str, object] = {"site": "weights", "task": task}
+                row |= {"kind": "gates" if gates else "weights"}
+                row |= {"before_data": 0.5 if gates else 1 / len(others)}
                 row |= {"other": "base" if i < 0 else names[i], "mean": value, "sd": 0.1}
                 row |= {"hdi_low": value / 2, "hdi_high": (1 + value) / 2, "probability": value}
                 rows.append(row | {"responsibility": np.nan if gates else share})
         table = pd.DataFrame(rows, columns=list(COLUMNS))
-        table.attrs = {"gates": ["weights"] if gates else [], "spread": "posterior"}
+        table.attrs = {"spread": "posterior"}
         return table
 
     return make

@@ -22,7 +22,7 @@ from pyro_vmtl.inspection.relatedness import (
     chance_level,
     highest_density_interval,
     independence,
-    is_gated,
+    kind_of,
     partitions,
     rank_correlations,
     related_pairs,
@@ -38,7 +38,9 @@ MakeFit = Callable[..., tuple[FittedVMTL, TaskSplits]]
 MakeTable = Callable[..., pd.DataFrame]
 
 
-def table_of(matrix: list[list[float]], base: list[float] | None = None) -> pd.DataFrame:
+def table_of(
+    matrix: list[list[float]], base: list[float] | None = None, kind: str = "weights"
+) -> pd.DataFrame:
     names = ["a", "b", "c", "d", "e"][: len(matrix)]
     rows = [
         (task, other, matrix[t][i])
@@ -49,6 +51,7 @@ def table_of(matrix: list[list[float]], base: list[float] | None = None) -> pd.D
     rows += [(task, "base", value) for task, value in zip(names, base or [], strict=False)]
     table = pd.DataFrame(rows, columns=["task", "other", "probability"])
     table["site"] = "weights"
+    table["kind"] = kind
     for name in COLUMNS:
         if name not in table.columns:
             table[name] = table["probability"]
@@ -76,7 +79,7 @@ def test_every_pair_of_every_site_has_one_row(make_fit: MakeFit, settings: str) 
 def test_weights_and_responsibilities_sum_to_one(make_fit: MakeFit, settings: str) -> None:
     fitted, _ = make_fit(settings)
     table = relatedness(fitted, num_samples=30)
-    table = table[~table["site"].isin(table.attrs["gates"])]
+    table = table[table["kind"] == "weights"]
     sums = table.groupby(["site", "task"])[["mean", "probability", "responsibility"]].sum()
     np.testing.assert_allclose(sums[["mean", "probability"]], 1, atol=1e-9)
     mixes = settings != "geometric"
@@ -88,13 +91,14 @@ def test_weights_and_responsibilities_sum_to_one(make_fit: MakeFit, settings: st
     assert (low_to_high <= 1).all()
 
 
-@pytest.mark.parametrize("settings", ["power", "clustered"])
-def test_gates_are_chances_of_their_own_without_responsibilities(
-    make_fit: MakeFit, settings: str
+@pytest.mark.parametrize(("settings", "kind"), [("power", "gates"), ("clustered", "clusters")])
+def test_gates_and_clusters_are_chances_of_their_own_without_responsibilities(
+    make_fit: MakeFit, settings: str, kind: str
 ) -> None:
     fitted, _ = make_fit(settings)
     table = relatedness(fitted, num_samples=20)
-    assert table.attrs["gates"] == ["weights"]
+    assert (table["kind"] == kind).all()
+    assert (table["before_data"] == borrowing_of(fitted.vmtl, "weights").chance_before_data()).all()
     assert table["probability"].between(0, 1).all()
     assert table["responsibility"].isna().all()
 
@@ -222,13 +226,11 @@ def test_the_interval_is_the_narrowest_that_holds_the_share(
 def test_independence_is_the_base_or_what_the_largest_gate_leaves() -> None:
     weights = table_of([[0, 0.7], [0.4, 0]], base=[0.3, 0.6])
     assert independence(weights).to_dict() == {"a": 0.3, "b": 0.6}
-    gates = table_of([[0, 0.7, 0.2], [0.4, 0, 0.9], [0.1, 0.2, 0]])
+    gates = table_of([[0, 0.7, 0.2], [0.4, 0, 0.9], [0.1, 0.2, 0]], kind="gates")
     assert independence(gates).to_dict() == pytest.approx({"a": 0.3, "b": 0.1, "c": 0.8})
-    assert independence(gates).attrs["gates"]
     # Weights without a base sum to 1 and cannot be declined: there is no answer.
     without = table_of([[0, 0.5, 0.5], [0.4, 0, 0.6], [0.1, 0.9, 0]])
     assert independence(without).isna().all()
-    assert independence(gates, gates=False).isna().all()
 
 
 def test_a_table_from_a_csv_file_still_tells_gates_from_weights(make_table: MakeTable) -> None:
@@ -236,7 +238,7 @@ def test_a_table_from_a_csv_file_still_tells_gates_from_weights(make_table: Make
         table = make_table(5, gates=gates)
         read = pd.read_csv(io.StringIO(table.to_csv(index=False)))
         assert not read.attrs
-        assert is_gated(read) == is_gated(table) == gates
+        assert kind_of(read) == kind_of(table) == ("gates" if gates else "weights")
         assert chance_level(read) == (0.5 if gates else pytest.approx(1 / 5))
 
 

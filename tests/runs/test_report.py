@@ -273,8 +273,8 @@ def by_hand(tmp_path: Path) -> Path:
     }
     (run / "metrics.json").write_text(json.dumps(metrics))
     rows = [
-        {"site": "weights", "task": task, "other": other, "mean": 0.25, "sd": 0.1}
-        | {"hdi_low": 0.1, "hdi_high": 0.4, "responsibility": 0.3}
+        {"site": "weights", "kind": "weights", "task": task, "other": other, "mean": 0.25}
+        | {"sd": 0.1, "hdi_low": 0.1, "hdi_high": 0.4, "before_data": 1 / 3, "responsibility": 0.3}
         | {"probability": 0.7 if other == "NA" else 0.3 / 2 if task != "NA" else 1 / 3}
         for task in NASTY
         for other in NASTY

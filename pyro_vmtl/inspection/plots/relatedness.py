@@ -16,7 +16,7 @@ from pyro_vmtl.inspection.relatedness import (
     Truth,
     Value,
     chance_level,
-    is_gated,
+    kind_of,
     rank_correlations,
     relatedness_auc,
     relatedness_matrix,
@@ -26,6 +26,7 @@ from pyro_vmtl.inspection.relatedness import (
     true_clusters,
 )
 from pyro_vmtl.inspection.structure import task_order
+from pyro_vmtl.model import Kind
 
 __all__ = [
     "plot_intervals",
@@ -81,7 +82,7 @@ def plot_relatedness(
         return note(ax, f"There is no {value} to show: this prior is not a mixture.")
     low, high = _colour_range(table, site, value)
     image = ax.imshow(np.ma.masked_invalid(values), cmap=SEQUENTIAL, vmin=low, vmax=high)
-    ax.figure.colorbar(image, ax=ax, label=_meaning(value, is_gated(table, site)), shrink=0.8)
+    ax.figure.colorbar(image, ax=ax, label=_meaning(value, kind_of(table, site)), shrink=0.8)
     name_ticks(ax, "y", tasks)
     name_ticks(ax, "x", others, always=range(len(tasks), len(others)))
     ax.tick_params(length=0)
@@ -99,14 +100,14 @@ def plot_relatedness(
 def _colour_range(table: pd.DataFrame, site: str, value: Value) -> tuple[float, float]:
     """Such that what is the case before any data has the colour in the middle."""
     values = site_rows(table, site)[value]
-    if is_gated(table, site) and value != "sd":
+    if kind_of(table, site) != "weights" and value != "sd":
         away = max(0.25, float((values - 0.5).abs().max()))
         return 0.5 - away, 0.5 + away
     return 0.0, max(float(values.max()), 2 * chance_level(table, site))
 
 
-def _meaning(value: Value, gated: bool) -> str:
-    if gated and value == "probability":
+def _meaning(value: Value, kind: Kind) -> str:
+    if kind != "weights" and value == "probability":
         return "chance that the two are related"
     return _MEANING[value]
 

@@ -81,7 +81,7 @@ class Nested(Pool):
     :param expected: the number of clusters that the prior expects among unlimited tasks.
     """
 
-    sums_to_one = False
+    kind = "clusters"
     borrowing_type: type[Borrowing]
 
     def __init__(

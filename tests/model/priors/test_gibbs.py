@@ -502,7 +502,7 @@ def test_sweeps_from_the_truth_end_in_the_prior(kind: str) -> None:
     )
     worlds, generator = _Prior(prior, seed=1), torch.Generator().manual_seed(1)
     differences = []
-    for _ in range(450):
+    for _ in range(300):
         evidence, state = worlds.draw(chains=3)
         before = _statistics(evidence, state)
         for _ in range(5):
