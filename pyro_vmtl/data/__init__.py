@@ -1,6 +1,7 @@
 """What goes in: task sets, how they are split and batched, and the built-in sets."""
 
-from pyro_vmtl.data.batches import Batch, TaskBatches
+from pyro_vmtl.data.batch import Batch, Views
+from pyro_vmtl.data.batches import TaskBatches
 from pyro_vmtl.data.clusters import cluster_weights, clusters
 from pyro_vmtl.data.columns import TableColumns
 from pyro_vmtl.data.digits import (
@@ -26,7 +27,7 @@ from pyro_vmtl.data.networks import FrozenNetwork, frozen_network
 from pyro_vmtl.data.splits import TaskSplits, split_tasks
 from pyro_vmtl.data.tables import read_rows, read_table, split_table, standardise
 from pyro_vmtl.data.task_set import TaskSet
-from pyro_vmtl.data.views import Views, attention_views
+from pyro_vmtl.data.views import attention_views
 
 __all__ = [
     "ANGLES",

@@ -1,120 +1,21 @@
-"""Training batches that hold every task: dense tensors ``[T, B, ...]`` with a mask."""
+"""Training batches: how the samples of every task are drawn, so that each batch is unbiased."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyro_vmtl.data.arguments import check_whole
-from pyro_vmtl.data.views import Views
+from pyro_vmtl.data.batch import Batch, Views, count_up, padded
+from pyro_vmtl.data.task_set import TaskSet
 from pyro_vmtl.errors import InputError
 
-if TYPE_CHECKING:
-    from pyro_vmtl.data.task_set import TaskSet
-
-__all__ = ["Batch", "TaskBatches", "gather", "padded"]
+__all__ = ["TaskBatches"]
 
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-
-
-@dataclass(eq=False)
-class Batch:
-    """Samples of every task in one dense block.
-
-    :param x: inputs, ``[T, B, *input_shape]``; padding repeats a real sample.
-    :param y: targets, ``[T, B]`` int64 or float32, or ``[T, B, K]`` float32; class 0 or 0.0 where
-        there is no label.
-    :param mask: ``[T, B]`` bool, True where there is a sample with a label.
-    :param scale: ``[T, B]`` float32, the inverse of the probability with which a sample of the
-        task came into the batch; 1 where ``mask`` is False.
-    :param index: ``[T, B]`` int64, the row of the sample in the task set, -1 on padding.
-    :param views: the samples as seen through every task, in training where the prior of the
-        representations needs them (:func:`pyro_vmtl.data.attention_views`); else None.
-    """
-
-    x: Tensor
-    y: Tensor
-    mask: Tensor
-    scale: Tensor
-    index: Tensor
-    views: Views | None = field(default=None, kw_only=True)
-
-    @property
-    def num_tasks(self) -> int:
-        """T."""
-        return self.mask.shape[0]
-
-    @property
-    def num_samples(self) -> int:
-        """B, padding included."""
-        return self.mask.shape[1]
-
-    @property
-    def present(self) -> Tensor:
-        """``[T, B]`` bool: True where there is a sample, with or without a label."""
-        return self.index >= 0
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch on ``device``; the very same object if it is there already."""
-        here = (self.x, self.y, self.mask, self.scale, self.index)
-        there = tuple(tensor.to(device) for tensor in here)
-        if all(new is old for new, old in zip(there, here, strict=True)):
-            return self
-        views = None if self.views is None else Views(*(part.to(device) for part in self.views))
-        return Batch(*there, views=views)
-
-
-def gather(
-    tasks: TaskSet,
-    index: Tensor,
-    scale: Tensor | None = None,
-    device: torch.device | str | None = None,
-    views: Views | None = None,
-) -> Batch:
-    """The batch of the samples at ``index``, read from the flat storage in one go.
-
-    :param index: ``[T, B]`` int64 rows, -1 for padding, row t from task t. Padding repeats the
-        sample in the first column; a task without any sample shows the first of the whole set.
-    :param scale: ``[T, B]`` float32, by default 1.
-    :param device: where the batch goes, by default where ``tasks`` is.
-    :param views: of all samples of ``tasks``, where they are to go along.
-    """
-    index = index.to(tasks.x.device)
-    rows = torch.where(index >= 0, index, index[:, :1].clamp(min=0))
-    mask = (index >= 0) & tasks.labelled[rows]
-    x = tasks.x.index_select(0, rows.flatten()).reshape(*rows.shape, *tasks.input_shape)
-    y = tasks.y[rows]
-    y = torch.where(mask if y.ndim == 2 else mask.unsqueeze(-1), y, torch.zeros_like(y))
-    if scale is None:
-        scale = torch.ones(index.shape, dtype=torch.float32)
-    seen = None if views is None else views.gather(index)
-    batch = Batch(x=x, y=y, mask=mask, scale=scale.to(index.device), index=index, views=seen)
-    return batch if device is None else batch.to(device)
-
-
-def padded(group: _Array, num_groups: int) -> _Array:
-    """The positions of the members of every group, in their order, side by side.
-
-    :param group: ``[N]`` integers in [0, num_groups).
-    :returns: ``[num_groups, size of the largest group]`` int64, -1 on padding.
-    """
-    sizes = np.bincount(group, minlength=num_groups)
-    members = np.argsort(group, kind="stable")
-    table = np.full((num_groups, sizes.max(initial=0)), -1, dtype=np.int64)
-    table[group[members], _count_up(sizes)] = members
-    return table
-
-
-def _count_up(sizes: _Array) -> _Array:
-    """0, 1, ..., s - 1 for every s in ``sizes``, one after the other."""
-    ends = np.cumsum(sizes)
-    counts: _Array = np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
-    return counts
 
 
 class TaskBatches:
@@ -237,7 +138,7 @@ class TaskBatches:
         table = padded(cells // per_task, tasks.num_tasks)
         self._is_cell = table >= 0
         self._group = cells[table]
-        self._place = _count_up(widths)[table]
+        self._place = count_up(widths)[table]
 
         # Where every group fits into a batch there is nothing to draw, and one batch serves all.
         self._is_drawn = self._base < sizes
@@ -278,7 +179,7 @@ class TaskBatches:
     def _shuffle(self, order: _Array, groups: _Array, generator: np.random.Generator) -> None:
         """Permute the rows of these groups in place, each group among itself."""
         sizes = self._sizes[groups]
-        slots = np.repeat(self._starts[groups], sizes) + _count_up(sizes)
+        slots = np.repeat(self._starts[groups], sizes) + count_up(sizes)
         # Sorting random keys within each group is a uniform permutation of each, all at once.
         keys = generator.random(len(slots))
         order[slots] = order[slots[np.lexsort((keys, np.repeat(groups, sizes)))]]
@@ -292,8 +193,8 @@ class TaskBatches:
         index = np.where(here, order[slot], -1)
         weight = self._sizes / np.maximum(size, 1)
         scale = np.where(here, weight[self._group], 1.0).astype(np.float32)
-        return gather(
-            self.tasks, torch.from_numpy(index), torch.from_numpy(scale), self.device, self.views
+        return self.tasks.gather(
+            torch.from_numpy(index), torch.from_numpy(scale), self.device, self.views
         )
 
 

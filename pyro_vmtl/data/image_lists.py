@@ -8,15 +8,13 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from pyro_vmtl.data.image_trees import ImageTree
 from pyro_vmtl.data.images import IMAGE_SUFFIXES
 from pyro_vmtl.errors import InputError
-
-if TYPE_CHECKING:
-    from pyro_vmtl.data.image_trees import ImageTree
 
 __all__ = [
     "ListLine",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vmtl.data.arguments import check_whole
 from pyro_vmtl.data.features import extract_features
+from pyro_vmtl.data.image_folders import Layout, check_root, find_images
 from pyro_vmtl.data.image_lists import ListReport, find_list
 from pyro_vmtl.data.image_splits import (
     LIST_NAMES,
@@ -24,7 +25,7 @@ from pyro_vmtl.data.image_splits import (
     percent,
     read_parts,
 )
-from pyro_vmtl.data.image_trees import ImageTree, Layout, check_root, find_images
+from pyro_vmtl.data.image_trees import ImageTree
 from pyro_vmtl.data.images import (
     IMAGENET_TRANSFORM,
     ImageData,

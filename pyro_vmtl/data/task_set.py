@@ -19,7 +19,7 @@ from pyro_vmtl.data.arrays import (
     read_targets,
     real_values,
 )
-from pyro_vmtl.data.batches import Batch, gather, padded
+from pyro_vmtl.data.batch import Batch, Views, padded
 from pyro_vmtl.data.columns import TableColumns
 from pyro_vmtl.errors import InputError
 
@@ -317,6 +317,33 @@ class TaskSet:
             sources=None if self.sources is None else self.sources.to(device),
         )
 
+    def gather(
+        self,
+        index: Tensor,
+        scale: Tensor | None = None,
+        device: torch.device | str | None = None,
+        views: Views | None = None,
+    ) -> Batch:
+        """The batch of the samples at ``index``, read from the flat storage in one go.
+
+        :param index: ``[T, B]`` int64 rows, -1 for padding, row t from task t. Padding repeats the
+            sample in the first column; a task without any sample shows the first of the whole set.
+        :param scale: ``[T, B]`` float32, by default 1.
+        :param device: where the batch goes, by default where the set is.
+        :param views: of all samples of the set, where they are to go along.
+        """
+        index = index.to(self.x.device)
+        rows = torch.where(index >= 0, index, index[:, :1].clamp(min=0))
+        mask = (index >= 0) & self.labelled[rows]
+        x = self.x.index_select(0, rows.flatten()).reshape(*rows.shape, *self.input_shape)
+        y = self.y[rows]
+        y = torch.where(mask if y.ndim == 2 else mask.unsqueeze(-1), y, torch.zeros_like(y))
+        if scale is None:
+            scale = torch.ones(index.shape, dtype=torch.float32)
+        seen = None if views is None else views.gather(index)
+        batch = Batch(x=x, y=y, mask=mask, scale=scale.to(index.device), index=index, views=seen)
+        return batch if device is None else batch.to(device)
+
     def dense(self, device: torch.device | str | None = None) -> Batch:
         """All samples of all tasks as one padded batch, B being the size of the largest task.
 
@@ -324,7 +351,7 @@ class TaskSet:
         samples keep their order.
         """
         index = torch.from_numpy(padded(self.task.cpu().numpy(), self.num_tasks))
-        return gather(self, index, device=device)
+        return self.gather(index, device=device)
 
     def check_training(self) -> None:
         """Make sure that something can be learned from every task, and about every class.

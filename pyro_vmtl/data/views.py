@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
 
+from pyro_vmtl.data.batch import Views
+from pyro_vmtl.data.task_set import TaskSet
 from pyro_vmtl.errors import InputError
 
-if TYPE_CHECKING:
-    from pyro_vmtl.data.task_set import TaskSet
-
-__all__ = ["Views", "attention_views"]
-
-
-class Views(NamedTuple):
-    """What every sample looks like through every task.
-
-    :ivar x: ``[N, T, *input_shape]`` float32, in the order of the task set.
-    :ivar present: ``[N, T]`` bool: False where the task has no sample to look through; ``x`` is
-        then the sample itself.
-    """
-
-    x: Tensor
-    present: Tensor
-
-    def gather(self, index: Tensor, device: torch.device | str | None = None) -> Views:
-        """The views of a batch, ``[T, B, T, *input_shape]`` and ``[T, B, T]``.
-
-        :param index: ``[T, B]`` rows of the task set, -1 on padding: of the row's first sample.
-        """
-        rows = torch.where(index >= 0, index, index[:, :1].clamp(min=0)).to(self.x.device)
-        return Views(self.x[rows].to(device), self.present[rows].to(device))
+__all__ = ["attention_views"]
 
 
 @torch.no_grad()

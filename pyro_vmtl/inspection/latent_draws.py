@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_vmtl.data import Batch, TaskSet
-from pyro_vmtl.data.batches import gather, padded
+from pyro_vmtl.data.batch import padded
 from pyro_vmtl.inspection.draws import borrowing_of, by_name, fixed_noise
 from pyro_vmtl.model import VMTL
 
@@ -59,7 +59,7 @@ def _batches(tasks: TaskSet, size: int, device: torch.device) -> Iterator[Batch]
     rows = padded(tasks.task.cpu().numpy(), tasks.num_tasks)
     for columns in _blocks(rows.shape[1], size):
         index = torch.from_numpy(rows[:, columns.start : columns.stop])
-        yield gather(tasks, index, device=device)
+        yield tasks.gather(index, device=device)
 
 
 def _sizes(vmtl: VMTL, tasks: TaskSet, num_samples: int, repeats: int) -> tuple[int, int]:

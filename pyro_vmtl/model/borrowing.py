@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pyro.distributions as dist
 import torch
@@ -12,9 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_vmtl.distributions import Gaussians
-
-if TYPE_CHECKING:
-    from pyro_vmtl.model.pools import Pool
+from pyro_vmtl.model.pools import Pool
 
 __all__ = ["Borrowing"]
 

@@ -187,7 +187,6 @@ class Clustered(Pool):
         and that of the noise are inferred.
     """
 
-    borrowing_type = ClusteredBorrowing
     kind = "clusters"
     needs_own_evidence = True
 

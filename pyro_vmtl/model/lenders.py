@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import pyro.distributions as dist
 import torch
@@ -15,14 +15,32 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.evaluation import evaluating
 from pyro_vmtl.model.likelihoods import Likelihood
-from pyro_vmtl.model.pools import Standard
+from pyro_vmtl.model.pools import Pool, Standard
+from pyro_vmtl.model.posteriors import WeightsPosterior
 
-if TYPE_CHECKING:
-    from pyro_vmtl.model.vmtl import VMTL
-
-__all__ = ["Anchored", "Lenders", "Recursive"]
+__all__ = ["Anchored", "Lenders", "Program", "Recursive"]
 
 _RENEWAL = 0.1  # of the moments of features in an iteration: the encoder learns, batches are small
+
+
+class Program(Protocol):
+    """What lenders see of a model: the parts that lend, and how another of its kind is made."""
+
+    num_tasks: int
+    encoder: Encoder
+    classifier: WeightsPosterior
+    likelihood: Likelihood
+    tempering: dict[str, float]
+
+    def __init__(
+        self,
+        num_tasks: int,
+        encoder: Encoder,
+        classifier: WeightsPosterior,
+        likelihood: Likelihood,
+        *,
+        pool: Pool,
+    ) -> None: ...
 
 
 class Lenders(nn.Module):
@@ -38,18 +56,18 @@ class Lenders(nn.Module):
     own_evidence = False
     observes = False
 
-    def bind(self, vmtl: VMTL) -> None:
+    def bind(self, vmtl: Program) -> None:
         """Called once, at the end of the model's construction."""
 
-    def weights(self, vmtl: VMTL) -> Gaussians | None:
+    def weights(self, vmtl: Program) -> Gaussians | None:
         """The tasks' weight posteriors, ``[T, K, d_z + 1]``."""
         raise NotImplementedError
 
-    def layers(self, vmtl: VMTL) -> Gaussians | None:
+    def layers(self, vmtl: Program) -> Gaussians | None:
         """The posteriors of the tasks' encoder layers, ``[T, inputs + 1, d_z]``."""
         raise NotImplementedError
 
-    def views(self, vmtl: VMTL, views: Tensor) -> Gaussians | None:
+    def views(self, vmtl: Program, views: Tensor) -> Gaussians | None:
         """q(z | x_tn, D_i): the samples as seen through the tasks, encoded; ``[T, B, T, d_z]``.
 
         :param views: ``[T, B, T, *input]``.
@@ -81,7 +99,7 @@ class Lenders(nn.Module):
         """Second moments of the features, ``[T, q, q]``; None where they are not observed."""
         return None
 
-    def programs(self) -> list[VMTL]:
+    def programs(self) -> list[Program]:
         """Further models whose ELBOs are to be trained beside the main one."""
         return []
 
@@ -114,14 +132,14 @@ class Recursive(Lenders):
         super()._load_from_state_dict(*args, **kwargs)
         self._started = bool(self.started)
 
-    def weights(self, vmtl: VMTL) -> Gaussians | None:
+    def weights(self, vmtl: Program) -> Gaussians | None:
         return vmtl.classifier.gaussians().detach() if self._started else None
 
-    def layers(self, vmtl: VMTL) -> Gaussians | None:
+    def layers(self, vmtl: Program) -> Gaussians | None:
         layer = vmtl.encoder.layer()
         return layer.detach() if self._started and layer is not None else None
 
-    def views(self, vmtl: VMTL, views: Tensor) -> Gaussians | None:
+    def views(self, vmtl: Program, views: Tensor) -> Gaussians | None:
         return super().views(vmtl, views) if self._started else None
 
 
@@ -134,13 +152,13 @@ class Anchored(Lenders):
     noise of a regression) detached, and only its posteriors are lent.
     """
 
-    anchor: VMTL
+    anchor: Program
     own_evidence = True
     observes = True
     second_moments: Tensor
     observed: Tensor
 
-    def bind(self, vmtl: VMTL) -> None:
+    def bind(self, vmtl: Program) -> None:
         encoder: Encoder
         layer = vmtl.encoder.layer()
         if layer is not None and layer.loc.shape[0] == vmtl.num_tasks > 1:
@@ -180,14 +198,14 @@ class Anchored(Lenders):
             state_dict.setdefault(f"{prefix}{name}", buffer)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def weights(self, vmtl: VMTL) -> Gaussians | None:
+    def weights(self, vmtl: Program) -> Gaussians | None:
         return self.anchor.classifier.gaussians().detach()
 
-    def layers(self, vmtl: VMTL) -> Gaussians | None:
+    def layers(self, vmtl: Program) -> Gaussians | None:
         layer = self.anchor.encoder.layer()
         return None if layer is None else layer.detach()
 
-    def programs(self) -> list[VMTL]:
+    def programs(self) -> list[Program]:
         return [self.anchor]
 
 

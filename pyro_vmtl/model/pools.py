@@ -18,7 +18,6 @@ from pyro_vmtl.distributions import (
     power_pool,
 )
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.model.borrowing import Borrowing
 
 __all__ = ["Geometric", "Kind", "Linear", "Mixture", "Pool", "Power", "Spread", "Standard"]
 
@@ -46,7 +45,6 @@ class Pool:
     borrows = True
     kind: ClassVar[Kind] = "weights"
     needs_own_evidence = False
-    borrowing_type: type[Borrowing] = Borrowing
     relaxation: type[RelatednessWeights] | type[RelatednessGates] = RelatednessWeights
 
     def __init__(self, base: bool = False, spread: Spread | None = None) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -20,13 +21,14 @@ from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
+from pyro_vmtl.model.clustering import Clustered, ClusteredBorrowing
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.evaluation import evaluating
 from pyro_vmtl.model.lenders import Lenders, Recursive
 from pyro_vmtl.model.likelihoods import Likelihood, with_bias
 from pyro_vmtl.model.pools import Mixture, Pool, Standard
 from pyro_vmtl.model.posteriors import WeightsPosterior
-from pyro_vmtl.model.priors.nested import NestedWeights
+from pyro_vmtl.model.priors.nested import Nested, NestedBorrowing, NestedWeights
 
 __all__ = ["SITES", "VMTL"]
 
@@ -123,7 +125,7 @@ class VMTL(PyroModule):
             }
             for site, (chosen, shape) in shapes.items():
                 if chosen.borrows:
-                    self.borrowing[site] = chosen.borrowing_type(
+                    self.borrowing[site] = _kind_of_borrowing(chosen)(
                         chosen, num_tasks, shape, empirical_bayes, temperature
                     )
         for pool in (self.pool, self.representation_pool):
@@ -187,7 +189,8 @@ class VMTL(PyroModule):
 
     def programs(self) -> list[VMTL]:
         """This model and those trained beside it (an anchor): their losses are added."""
-        return [self, *(self.lenders.programs() if self.borrowing else [])]
+        further = self.lenders.programs() if self.borrowing else []
+        return [self, *cast("list[VMTL]", further)]  # lenders make models of the kind they see
 
     def scale_parameters(self) -> list[nn.Parameter]:
         """What standard deviations are made of: of weights, of layers, and of noise on targets."""
@@ -390,6 +393,13 @@ class VMTL(PyroModule):
             # Plates to the left (vectorised particles) remain; those of tasks are summed.
             with self._tempered("representations"):
                 pyro.factor("layer_kl", -kl.sum((-2, -1), keepdim=True), has_rsample=False)
+
+
+def _kind_of_borrowing(pool: Pool) -> type[Borrowing]:
+    """Pools that infer a partition bring its draws; others weigh the lenders by learned logits."""
+    if isinstance(pool, Clustered):
+        return ClusteredBorrowing
+    return NestedBorrowing if isinstance(pool, Nested) else Borrowing
 
 
 def _constrained(name: str, parameter: nn.Parameter, constraint: object) -> Tensor:

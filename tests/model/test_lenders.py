@@ -31,6 +31,7 @@ from pyro_vmtl.model import (
     Standard,
     assemble,
 )
+from pyro_vmtl.model.lenders import Program
 
 TASKS = 3
 POOLS = [Mixture(spread="task"), Linear(base=True), Geometric(base=True), Power(spread="scalar")]
@@ -85,10 +86,10 @@ class Constant(Lenders):
         layer = vmtl.encoder.layer()
         self._layers = layer and Gaussians(*(x.detach().clone() for x in layer))
 
-    def weights(self, vmtl: VMTL) -> Gaussians | None:
+    def weights(self, vmtl: Program) -> Gaussians | None:
         return self._weights
 
-    def layers(self, vmtl: VMTL) -> Gaussians | None:
+    def layers(self, vmtl: Program) -> Gaussians | None:
         return self._layers
 
 

@@ -82,7 +82,6 @@ class Nested(Pool):
     """
 
     kind = "clusters"
-    borrowing_type: type[Borrowing]
 
     def __init__(
         self,
@@ -552,9 +551,6 @@ class NestedBorrowing(Borrowing):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the draws move with the weights."""
-
-
-Nested.borrowing_type = NestedBorrowing
 
 
 def _copy(state: State) -> State:
