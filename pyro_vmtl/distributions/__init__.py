@@ -2,7 +2,7 @@
 
 from pyro_vmtl.distributions.evidence import Evidence, evidence_of
 from pyro_vmtl.distributions.gaussians import Gaussians, pairwise_kl, pairwise_log_density
-from pyro_vmtl.distributions.kl import relaxed_categorical_kl
+from pyro_vmtl.distributions.kl import kl_or_estimate, relaxed_categorical_kl
 from pyro_vmtl.distributions.mixture import KLBound, PosteriorMixture
 from pyro_vmtl.distributions.partition import (
     FACTORS,
@@ -32,6 +32,7 @@ __all__ = [
     "chance_of_relatives",
     "evidence_of",
     "geometric_pool",
+    "kl_or_estimate",
     "linear_pool",
     "pairwise_kl",
     "pairwise_log_density",

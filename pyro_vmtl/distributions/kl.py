@@ -6,13 +6,31 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Independent, register_kl
+from torch.distributions import Independent, kl_divergence, register_kl
 
 from pyro_vmtl.distributions.mixture import PosteriorMixture
 from pyro_vmtl.distributions.partition import Relatives
 from pyro_vmtl.distributions.relatedness import RelatednessGates, RelatednessWeights
 
-__all__ = ["relaxed_categorical_kl"]
+__all__ = ["kl_or_estimate", "relaxed_categorical_kl"]
+
+
+def kl_or_estimate(
+    q: torch.distributions.Distribution,
+    p: torch.distributions.Distribution,
+    draw: Tensor | None = None,
+) -> Tensor:
+    """KL(q || p), or an estimate of it from one draw where no formula is known, as Pyro does it.
+
+    :param draw: of q; None, a new one, which a gradient passes through.
+    :return: ``[*batch]``, in nats.
+    """
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        value = q.rsample() if draw is None else draw
+        estimate: Tensor = q.log_prob(value) - p.log_prob(value)
+        return estimate
 
 
 @register_kl(Independent, PosteriorMixture)

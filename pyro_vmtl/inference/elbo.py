@@ -9,9 +9,9 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_vmtl.data import Batch
+from pyro_vmtl.distributions import kl_or_estimate
 from pyro_vmtl.model import SITES, VMTL, evaluating
 
 __all__ = ["ELBOParts", "elbo_parts", "task_losses"]
@@ -41,11 +41,7 @@ class ELBOParts:
 
 def _kl(guide_site: Any, model_site: Any) -> Tensor:
     """Tempered, scaled and masked, over the site's batch shape."""
-    try:
-        kl = kl_divergence(guide_site["fn"], model_site["fn"])
-    except NotImplementedError:  # as Pyro does: estimate it from the draw
-        value = guide_site["value"]
-        kl = guide_site["fn"].log_prob(value) - model_site["fn"].log_prob(value)
+    kl = kl_or_estimate(guide_site["fn"], model_site["fn"], guide_site["value"])
     scaled: Tensor = scale_and_mask(kl, guide_site["scale"], guide_site["mask"])
     return scaled
 

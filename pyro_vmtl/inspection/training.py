@@ -11,8 +11,8 @@ import pandas as pd
 import pyro.distributions as dist
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch.distributions import kl_divergence
 
+from pyro_vmtl.distributions import kl_or_estimate
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.fit import FittedVMTL
 from pyro_vmtl.inference.training import TrainingModule
@@ -54,14 +54,14 @@ def task_kls(vmtl: VMTL, num_samples: int = 20, seed: int = 0) -> dict[str, list
                 site: borrowing_of(vmtl, site).relatedness_posterior().sample()
                 for site in vmtl.borrowing
             }
-            kl = kl_divergence(
+            kl = kl_or_estimate(
                 vmtl.classifier(draw.get("weights")), vmtl.weights_prior(draw.get("weights"))
             )
             totals["weights"] += kl.reshape(-1).cpu()
             if own_layers and layer is not None:
                 loc, scale = layer.loc.unsqueeze(1), layer.scale.unsqueeze(1)
                 prior = vmtl.layer_prior(layer, draw.get("representations"))
-                kl = kl_divergence(dist.Normal(loc, scale).to_event(2), prior)
+                kl = kl_or_estimate(dist.Normal(loc, scale).to_event(2), prior)
                 totals["representations"] += kl.reshape(-1).cpu()
     count = num_samples if vmtl.borrowing else 1
     return {site: (total / count).tolist() for site, total in totals.items()}

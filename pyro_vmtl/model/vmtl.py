@@ -15,10 +15,10 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
-from torch.distributions import constraints, kl_divergence
+from torch.distributions import constraints
 
 from pyro_vmtl.data import Batch
-from pyro_vmtl.distributions import Gaussians
+from pyro_vmtl.distributions import Gaussians, kl_or_estimate
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.clustering import Clustered, ClusteredBorrowing
@@ -294,7 +294,7 @@ class VMTL(PyroModule):
         if layer is None:
             return None
         posterior = dist.Normal(layer.loc.unsqueeze(1), layer.scale.unsqueeze(1)).to_event(2)
-        return kl_divergence(posterior, self.layer_prior(layer, draw))
+        return kl_or_estimate(posterior, self.layer_prior(layer, draw))
 
     def _state_parameters(self) -> None:
         """A param statement for each, as ``SVI`` wants them.

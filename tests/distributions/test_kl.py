@@ -14,6 +14,7 @@ from pyro_vmtl.distributions import (
     PosteriorMixture,
     RelatednessGates,
     RelatednessWeights,
+    kl_or_estimate,
     relaxed_categorical_kl,
 )
 
@@ -228,3 +229,29 @@ class TestRelatedness:
         q = kind(torch.tensor(0.5), logits=torch.zeros(3))
         with pytest.raises(NotImplementedError):
             kl_divergence(q, kind(torch.tensor(0.6), logits=torch.zeros(3)))
+
+
+class TestKLOrEstimate:
+    def test_is_the_formula_where_there_is_one(self) -> None:
+        q, p = Normal(torch.tensor(0.3), 0.7), Normal(torch.tensor(-1.0), 1.2)
+        assert kl_or_estimate(q, p, torch.tensor(5.0)).equal(kl_divergence(q, p))
+
+    def test_is_right_on_average_where_there_is_none(self) -> None:
+        q = Normal(torch.full((40000,), 0.4, dtype=torch.float64), 0.6)
+        p = torch.distributions.StudentT(4.0, torch.tensor(-0.5, dtype=torch.float64), 0.8)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            found = kl_or_estimate(q, p)
+        grid = torch.linspace(-6, 7, 4001, dtype=torch.float64)
+        one = Normal(torch.tensor(0.4, dtype=torch.float64), 0.6)
+        log_q = one.log_prob(grid)
+        expected = torch.trapezoid(log_q.exp() * (log_q - p.log_prob(grid)), grid)
+        error = found.std() / len(found) ** 0.5
+        assert abs(found.mean() - expected) < 4 * error
+        assert error < 0.01
+
+    def test_takes_the_draw_that_it_is_given(self) -> None:
+        q, p = Normal(torch.tensor(0.0), 1.0), torch.distributions.StudentT(3.0)
+        draw = torch.tensor(1.5)
+        expected = q.log_prob(draw) - p.log_prob(draw)
+        assert kl_or_estimate(q, p, draw).equal(expected)

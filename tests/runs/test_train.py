@@ -1,13 +1,20 @@
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
+import pyro.distributions as dist
 import pytest
+import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 import pyro_vmtl as pv
+from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.inspection import attributes, group_names, read_netcdf
+from pyro_vmtl.model import Pool
 from pyro_vmtl.runs import write_report
 
 Train = Callable[..., Path]
@@ -224,3 +231,32 @@ def test_every_choice_trains(
     run = train(*clusters, *overrides)
     nll = json.loads((run / "metrics.json").read_text())["test"]["mean"]["nll"]
     assert 0 < nll < 10
+
+
+class StudentT(Pool):
+    """A pool of a user's own, to which no Gaussian has a KL in closed form."""
+
+    def prior(
+        self, weights: Tensor, lenders: Gaussians, spread: Tensor | None, event_dim: int
+    ) -> dist.TorchDistribution:
+        loc = torch.einsum("...c,cki->...ki", weights.to(lenders.loc.dtype), lenders.loc)
+        return dist.StudentT(4.0, loc, 1.0).to_event(event_dim)
+
+
+def test_a_pool_of_ones_own_trains_by_command_and_loads(
+    train: Train, clusters: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("pools_of_a_user")
+    monkeypatch.setattr(StudentT, "__module__", module.__name__)
+    monkeypatch.setattr(module, "StudentT", StudentT, raising=False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    own = ("+pool={_target_: pools_of_a_user.StudentT}", "lenders=recursive")
+    run = train(*clusters, *own, report=True)
+    assert (run / "report.html").is_file()
+    table = pd.read_csv(run / "relatedness.csv")
+    assert (table["kind"] == "weights").all()
+    assert (table["before_data"] == 1 / 3).all()
+    fitted = pv.load(run / "model", pool=StudentT())
+    assert isinstance(fitted.settings.pool, StudentT)
+    with pytest.raises(pv.InputError, match="pass it as load"):
+        pv.load(run / "model")
