@@ -151,6 +151,9 @@ def test_the_tables_of_simulated_tasks_are_the_summary_of_their_results() -> Non
     said = simulated.summary(results).splitlines()
     for chances in (pairs, pd.read_csv(RESULTS / "chances.csv.gz")):
         said += simulated.reliability(chances).splitlines()
+    generative = _benchmark("generative")
+    checked = pd.read_csv(RESULTS / "generative.csv")
+    said += generative.summary(checked[checked["seed"].isin(generative.SEEDS)]).splitlines()
     text = (ROOT / "docs" / "simulated.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) >= 30

@@ -50,7 +50,7 @@ GRADIENTS = ("upgrad", "pcgrad", "cagrad", "nash_mtl", "imtl_g")
 
 # These mix representations, which must be uncertain, sample by sample.
 VIEWS = ("vmtl", "vmtl_linear")
-WITHOUT_VIEWS = ("identity", "deterministic", "bayesian_linear")
+WITHOUT_VIEWS = ("identity", "principal_components", "deterministic", "bayesian_linear")
 # These are conjugate, and the paper's model is mean-field.
 CONJUGATE = ("complete_pooling", "varying_intercepts")
 
