@@ -4,7 +4,7 @@ The program says the prior as its documentation does: m, c, e, their scales and 
 sampled, nothing is integrated out, and none of the product's algebra is in it. NUTS samples it with
 the partition given; the product is fitted to the same rows, told the same partition:
 
-    python benchmarks/generative.py               # seeds 400 to 404, an hour on a core
+    python benchmarks/generative.py               # seeds 400 to 404, half an hour on a core
     python benchmarks/generative.py --seeds 0
 
 Results go to a CSV, a row a seed and kind of target; those that are there are not computed again.
