@@ -309,7 +309,7 @@ def _fitted(
     sentences: list[str],
     log_warnings: bool,
 ) -> FittedVMTL:
-    sentences = [*explain(diagnose(vmtl, batch), vmtl), *sentences]
+    sentences = [*explain(diagnose(vmtl, batch), vmtl), *vmtl.encoder.sentences(), *sentences]
     if isinstance(vmtl.classifier, NestedWeights):
         sentences += vmtl.classifier.sentences()
     else:

@@ -21,7 +21,15 @@ from pyro_vmtl.model.encoders import (
     mlp,
 )
 
-__all__ = ["MLP", "Architecture", "BayesianLinear", "Identity", "PrincipalComponents"]
+__all__ = [
+    "FIXED",
+    "MLP",
+    "Architecture",
+    "BayesianLinear",
+    "Identity",
+    "PrincipalComponents",
+    "takes_no_gradient",
+]
 
 
 class Architecture:
@@ -191,6 +199,15 @@ class BayesianLinear(Architecture):
         if stochastic is False:
             return MLP(self.latent_dim, (), self.dropout, stochastic=False, per_task=per_task)
         return dataclasses.replace(self, per_task=per_task)
+
+
+FIXED = tuple(kind.__name__ for kind in (Identity, PrincipalComponents))
+"""The names of those that take no gradient, as a saved model writes them down."""
+
+
+def takes_no_gradient(encoder: object) -> bool:
+    """Whether an encoder, or the settings of one, has nothing to learn by gradients."""
+    return isinstance(encoder, Architecture) and encoder.is_fixed
 
 
 def _positive(name: str, value: int) -> None:

@@ -18,6 +18,7 @@ from pyro_vmtl.model.architectures import (
     BayesianLinear,
     Identity,
     PrincipalComponents,
+    takes_no_gradient,
 )
 from pyro_vmtl.model.clustering import Clustered
 from pyro_vmtl.model.encoders import Encoder
@@ -121,10 +122,9 @@ class Settings:
                     encoder = Identity(standardise=True)
                 elif named:
                     encoder = PrincipalComponents(_FEATURES)
-        is_fixed = isinstance(encoder, Architecture) and encoder.is_fixed
         if pool is None:
             wants = classifier in (None, "conjugate")
-            pool = Nested() if wants and is_fixed else Clustered()
+            pool = Nested() if wants and takes_no_gradient(encoder) else Clustered()
         nested = isinstance(pool, Nested)
         if classifier is None:
             classifier = "conjugate" if nested else "mean_field"
@@ -138,9 +138,7 @@ class Settings:
     def takes_no_gradient(self, input_shape: Sequence[int], named: bool = False) -> bool:
         """Whether conjugate steps are all there is to a fit of data of this shape."""
         settings = self.for_data(input_shape, named)
-        encoder = settings.encoder
-        is_fixed = isinstance(encoder, Architecture) and encoder.is_fixed
-        return isinstance(settings.pool, Nested) and is_fixed
+        return isinstance(settings.pool, Nested) and takes_no_gradient(settings.encoder)
 
     def lets_pool_nest(self) -> bool:
         """Whether what was chosen goes with the pool Nested."""

@@ -53,6 +53,10 @@ class Encoder(nn.Module):
         """q(Phi) of a Bayesian layer whose KL is paid once, ``[1 or T, in + 1, d_z]``, or None."""
         return None
 
+    def sentences(self) -> list[str]:
+        """What a reader should know of the representations before trusting a fit."""
+        return []
+
 
 class IdentityEncoder(Encoder):
     """z = x, flattened, perhaps standardised.
@@ -101,12 +105,14 @@ class PrincipalComponentsEncoder(IdentityEncoder):
     """
 
     axes: Tensor
+    share: Tensor
 
     def __init__(self, input_shape: Sequence[int], latent_dim: int) -> None:
         super().__init__(input_shape, standardise=True)
         inputs, self.latent_dim = self.latent_dim, min(latent_dim, self.latent_dim)
         axes = torch.eye(inputs, self.latent_dim, dtype=torch.float64)
         self.register_buffer("axes", axes)
+        self.register_buffer("share", torch.tensor(1.0, dtype=torch.float64))
 
     def learn_from(self, x: Tensor, centre: bool = True) -> None:
         super().learn_from(x, centre)
@@ -115,6 +121,8 @@ class PrincipalComponentsEncoder(IdentityEncoder):
         standardised = (x.flatten(1).double() - self.loc) / self.scale
         _, sizes, rows = torch.linalg.svd(standardised, full_matrices=False)
         kept = sizes[: self.latent_dim]
+        total = sizes.square().sum().clamp_min(1e-30)
+        self.share.copy_(kept.square().sum() / total)
         kept = kept[kept > 1e-9 * sizes[0]]
         found = rows[: len(kept)].mT
         # The largest entry of an axis is positive: the same data have the same components.
@@ -126,6 +134,16 @@ class PrincipalComponentsEncoder(IdentityEncoder):
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         z = ((x.flatten(2).double() - self.loc) / self.scale) @ self.axes
         return dist.Delta(z.to(x.dtype), event_dim=1)
+
+    def sentences(self) -> list[str]:
+        inputs, share = len(self.axes), float(self.share)
+        if share > 1 - 1e-9:
+            return []
+        return [
+            f"Of {inputs} inputs the model sees {self.latent_dim} principal components, which hold "
+            f"{min(share, 0.999):.1%} of the variance in the training data; what the others say is "
+            "left out (model.encoder.latent_dim)."
+        ]
 
 
 def _features(network: nn.Module, x: Tensor, width: int) -> Tensor:

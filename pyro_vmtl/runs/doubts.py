@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pyro_vmtl.inspection.scored import ALL_TASKS
+from pyro_vmtl.model.architectures import FIXED
 from pyro_vmtl.runs.finished import FinishedRun
 from pyro_vmtl.runs.report_tables import COVERAGE, calibration_rows, written, written_range
 
@@ -178,8 +179,7 @@ def _tempering(run: FinishedRun) -> tuple[str, ...]:
     # A deterministic encoder has no KL that a weight could temper, nor has a point.
     settings = run.model["settings"]
     for kind, options in (settings.get("encoder") or {}).items():
-        fixed = ("Identity", "PrincipalComponents", "DeterministicEncoder")
-        if kind in fixed or options.get("stochastic") is False:
+        if kind in (*FIXED, "DeterministicEncoder") or options.get("stochastic") is False:
             tempered.pop("representations", None)
     if settings.get("classifier") == "point":
         tempered.pop("weights", None)

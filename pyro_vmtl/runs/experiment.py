@@ -27,7 +27,8 @@ from pyro_vmtl.inspection import (
     save_netcdf,
     to_inference_data,
 )
-from pyro_vmtl.model import Architecture, Settings, Standard
+from pyro_vmtl.model import Settings, Standard
+from pyro_vmtl.model.architectures import takes_no_gradient
 from pyro_vmtl.runs.configuration import Plan, read_plan, repeatable
 from pyro_vmtl.runs.fits import fit_plan, predict_held_out, versions
 from pyro_vmtl.runs.folder import RunFolder
@@ -243,7 +244,7 @@ def baselines(plan: Plan, config: DictConfig) -> dict[str, Scores]:
     choices: dict[str, Settings] = {}
     plain = dataclasses.replace(plan.settings, pool=Standard(), representation_pool=Standard())
     encoder = plan.settings.encoder
-    is_fixed = isinstance(encoder, Architecture) and encoder.is_fixed
+    is_fixed = takes_no_gradient(encoder)
     if not is_fixed:
         choices["N(0, I)"] = plain
     if dataclasses.is_dataclass(encoder) and hasattr(encoder, "per_task"):

@@ -21,6 +21,7 @@ from pyro_vmtl.inference import Predictions
 from pyro_vmtl.inspection import kept_epoch
 from pyro_vmtl.inspection.relatedness import LABELS, VALUES, kind_of
 from pyro_vmtl.model import Kind
+from pyro_vmtl.model.architectures import FIXED
 
 __all__ = ["FinishedRun", "read_run"]
 
@@ -84,8 +85,7 @@ class FinishedRun:
     @property
     def is_conjugate(self) -> bool:
         """Whether nothing took a gradient: no epoch is chosen, and no optimiser has to arrive."""
-        fixed = ("Identity", "PrincipalComponents")
-        return self.setting("pool") == "Nested" and self.setting("encoder") in fixed
+        return self.setting("pool") == "Nested" and self.setting("encoder") in FIXED
 
     def setting(self, name: str) -> str:
         """The name of one of the model's choices, such as its ``pool``."""

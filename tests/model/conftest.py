@@ -25,6 +25,7 @@ from pyro_vmtl.model import (
     Nested,
     Pool,
     Power,
+    PrincipalComponents,
     Recursive,
     Settings,
     Standard,
@@ -52,6 +53,7 @@ NESTED: dict[str, Pool] = {
 LENDERS: dict[str, type[Lenders]] = {"recursive": Recursive, "anchored": Anchored}
 ENCODERS: dict[str, Architecture] = {
     "identity": Identity(),
+    "components": PrincipalComponents(3),
     "gaussian": MLP(7, hidden=(8,), dropout=0.2),
     "deterministic": MLP(7, hidden=(8,), dropout=0.2, stochastic=False),
     "per task": MLP(7, hidden=(8,), dropout=0.2, per_task=True),

@@ -13,6 +13,7 @@ from pyro_vmtl.model import (
     MLP,
     AmortisedWeights,
     Anchored,
+    Architecture,
     BayesianLinear,
     CategoricalLikelihood,
     DeterministicEncoder,
@@ -24,6 +25,7 @@ from pyro_vmtl.model import (
     Mixture,
     PointWeights,
     Power,
+    PrincipalComponents,
     Recursive,
     Settings,
     Standard,
@@ -34,6 +36,7 @@ from pyro_vmtl.model import (
 
 ENCODERS = [
     Identity(),
+    PrincipalComponents(3),
     MLP(5, hidden=(8, 9), dropout=0.1, stochastic=False, per_task=True),
     BayesianLinear(5, per_task=True, prior="samples", initial_scale=0.1),
 ]
@@ -50,7 +53,7 @@ POOLS = [
     ("encoder", "pool", "lenders"), list(product(ENCODERS, POOLS, [Recursive, Anchored]))
 )
 def test_settings_survive_json(
-    encoder: Identity | MLP | BayesianLinear,
+    encoder: Architecture,
     pool: Standard,
     lenders: type[Recursive] | type[Anchored],
 ) -> None:

@@ -88,6 +88,20 @@ class TestPrincipalComponents:
         standardised = (varying - varying.mean(0)) / varying.std(0, correction=0)
         torch.testing.assert_close(torch.cdist(z, z), torch.cdist(standardised, standardised))
 
+    def test_say_what_is_left_out(self) -> None:
+        x = self._inputs()
+        encoder = PrincipalComponents(2)((6,), 1)
+        encoder.learn_from(x)
+        (sentence,) = encoder.sentences()
+        variances = self._encoded(x, 6).var(0)
+        share = float(variances[:2].sum() / variances.sum())
+        assert (
+            f"Of 6 inputs the model sees 2 principal components, which hold {share:.1%}" in sentence
+        )
+        whole = PrincipalComponents(6)((6,), 1)
+        whole.learn_from(x)
+        assert whole.sentences() == []
+
     def test_do_not_depend_on_units_nor_on_the_order_of_samples(self) -> None:
         x = self._inputs()
         z = self._encoded(x, 3)

@@ -255,7 +255,7 @@ class TestClasses:
         assert each.shape == (4, 1, 3, 3)
         torch.testing.assert_close(each.sum(-2), torch.zeros(4, 1, 3), atol=1e-6, rtol=0)
 
-    def test_wide_rows_are_not_fitted_to_the_last_digit(self) -> None:
+    def test_wide_rows_are_not_fitted_to_the_last_digit(self, tmp_path: Path) -> None:
         """120 correlated columns, 20 rows a task: better than a coin on rows not seen."""
         generator = np.random.default_rng(0)
         loadings, along = generator.normal(size=(5, 120)), generator.normal(size=5)
@@ -272,6 +272,10 @@ class TestClasses:
         assert isinstance(model.vmtl.encoder, PrincipalComponentsEncoder)
         assert float(model.predict(test).log_density.mean()) > -0.6
         assert float(_weights(model).loc.abs().max()) < 5
+        assert "Of 120 inputs the model sees 20 principal components" in " ".join(model.warnings)
+        pv.save(model, tmp_path / "model")
+        loaded = pv.load(tmp_path / "model")
+        assert loaded.predict(test).mean.equal(model.predict(test).mean)
 
     def test_too_many_representations_are_refused_with_how_many_there_may_be(self) -> None:
         likelihood = CategoricalLikelihood(3, contrasts=True)
