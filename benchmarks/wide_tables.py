@@ -4,7 +4,7 @@ Eight tasks with 200 correlated columns, which some factors lie behind, and targ
 the factors, a little differently in every task. The product has its default for tables as wide as
 these, the nested prior on 50 principal components:
 
-    python benchmarks/wide_tables.py                  # seeds 400 to 404, some minutes
+    python benchmarks/wide_tables.py                  # seeds 405 to 409, some minutes
     python benchmarks/wide_tables.py --seeds 0 1 2    # seeds to develop with
 
 Rivals are those of `tables.py`. Results go to a CSV, a row a world, seed and method; those that are
@@ -13,7 +13,6 @@ there are not computed again. The table is printed as Markdown.
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +22,11 @@ from table_rivals import RIVALS
 from table_sources import Rows, Split
 from tables import product, scores
 from threadpoolctl import threadpool_limits
+from wide_summary import METHODS, SEEDS, WORLDS, summary
 
 import pyro_vmtl as pv
 
-SEEDS = (400, 401, 402, 403, 404)
 TASKS, COLUMNS, TEST_ROWS = 8, 200, 200
-WORLDS = {  # factors, rows a task, whether targets are classes
-    "10 factors, 10 rows": (10, 10, True),
-    "10 factors, 30 rows": (10, 30, True),
-    "40 factors, 30 rows": (40, 30, True),
-    "10 factors, 30 rows, regression": (10, 30, False),
-}
-METHODS: dict[str, Callable[[Split], Callable[[Rows], object]]] = {
-    "pooled": RIVALS["pooled"],
-    "one-hot": RIVALS["one-hot"],
-    "pyro_vmtl": lambda split: product(split, encoder=pv.PrincipalComponents()),
-}
 
 
 def draw(world: str, seed: int) -> Split:
@@ -69,26 +57,13 @@ def cell(world: str, seed: int, method: str) -> dict[str, object]:
     """One fit and its scores."""
     split = draw(world, seed)
     started = time.process_time()
-    predict = METHODS[method](split)
+    if method == "pyro_vmtl":
+        predict = product(split, encoder=pv.PrincipalComponents())
+    else:
+        predict = RIVALS[method](split)
     seconds = time.process_time() - started
-    found = scores(split, predict(split.test))  # type: ignore[arg-type]
+    found = scores(split, predict(split.test))
     return {"world": world, "seed": seed, "method": method, "seconds": seconds, **found}
-
-
-def summary(rows: pd.DataFrame) -> str:
-    """A Markdown table of test NLL, mean ± sd over seeds, and the product's paired difference."""
-    head = ["world", *METHODS, "pyro_vmtl - best rival", "coverage or ECE", "seconds"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for world, part in rows.groupby("world", sort=False):
-        nll = part.pivot_table(index="seed", columns="method", values="nll")[list(METHODS)]
-        away = nll["pyro_vmtl"] - nll[nll.mean().drop("pyro_vmtl").idxmin()]
-        own = part[part["method"] == "pyro_vmtl"]
-        stated = own["ece" if WORLDS[str(world)][2] else "coverage"]
-        cells = [f"{nll[method].mean():.3f} ± {nll[method].std():.3f}" for method in METHODS]
-        cells.append(f"{away.mean():+.3f} ± {away.std() / len(away) ** 0.5:.3f}")
-        cells.append(f"{stated.mean():.3f} ± {stated.std():.3f}")
-        lines.append(f"| {world} | " + " | ".join(cells) + f" | {own['seconds'].mean():.1f} |")
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -154,6 +154,9 @@ def test_the_tables_of_simulated_tasks_are_the_summary_of_their_results() -> Non
     generative = _benchmark("generative")
     checked = pd.read_csv(RESULTS / "generative.csv")
     said += generative.summary(checked[checked["seed"].isin(generative.SEEDS)]).splitlines()
+    wide = pd.read_csv(RESULTS / "wide_tables.csv")
+    wide_summary = _benchmark("wide_summary")
+    said += wide_summary.summary(wide[wide["seed"].isin(wide_summary.SEEDS)]).splitlines()
     text = (ROOT / "docs" / "simulated.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) >= 30

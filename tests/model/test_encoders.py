@@ -80,6 +80,14 @@ class TestPrincipalComponents:
         torch.testing.assert_close(variances.mean(), torch.tensor(1.0).double())
         torch.testing.assert_close(z.mean(0), torch.zeros(4).double(), atol=1e-10, rtol=0)
 
+    def test_have_variances_that_sum_to_five_however_many_there_are(self) -> None:
+        x = torch.randn(50, 12, generator=torch.Generator().manual_seed(0))
+        for count in (8, 12):
+            encoder = PrincipalComponents(count)((12,), 1)
+            encoder.learn_from(x)
+            total = encoder(x[None]).mean[0].double().var(0, correction=0).sum()
+            torch.testing.assert_close(total, torch.tensor(5.0).double(), atol=1e-4, rtol=0)
+
     def test_all_together_keep_every_distance_between_standardised_inputs(self) -> None:
         x = self._inputs()
         z = self._encoded(x, 6)
