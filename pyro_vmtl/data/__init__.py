@@ -24,8 +24,9 @@ from pyro_vmtl.data.image_splits import ImageReport, ImageSplits
 from pyro_vmtl.data.images import ImageData, ImageTransform, read_images
 from pyro_vmtl.data.mnist import rotated_mnist
 from pyro_vmtl.data.networks import FrozenNetwork, frozen_network
+from pyro_vmtl.data.preparation import TablePreparation
 from pyro_vmtl.data.splits import TaskSplits, split_tasks
-from pyro_vmtl.data.tables import read_rows, read_table, split_table, standardise
+from pyro_vmtl.data.tables import read_rows, read_table, split_table
 from pyro_vmtl.data.task_set import TaskSet
 from pyro_vmtl.data.views import attention_views
 
@@ -40,6 +41,7 @@ __all__ = [
     "ImageSplits",
     "ImageTransform",
     "TableColumns",
+    "TablePreparation",
     "TaskBatches",
     "TaskSet",
     "TaskSplits",
@@ -63,5 +65,4 @@ __all__ = [
     "rotated_mnist",
     "split_table",
     "split_tasks",
-    "standardise",
 ]

@@ -84,11 +84,11 @@ def _parsed(task: str, values: _Array) -> _Array:
     objects = np.where(pd.isna(values), np.nan, values.astype(object))
     try:
         return objects.astype(np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         for (row, *feature), value in np.ndenumerate(objects):
             try:
                 float(value)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, OverflowError):
                 place = feature[0] if len(feature) == 1 else tuple(feature)
                 raise InputError(
                     f"feature {place} of sample {row} in task {task!r} is {value!r}; "
@@ -126,8 +126,25 @@ def read_targets(task: str, y: ArrayLike | None, num_samples: int) -> Targets:
         return Targets(kind, texts, missing)
     numbers = np.where(missing, 0, values) if values.dtype.kind == "O" else values
     if kind == "integer":
-        return Targets(kind, numbers.astype(np.int64), missing)
-    return Targets(kind, np.where(missing, np.nan, numbers.astype(np.float64)), missing)
+        return Targets(kind, _in_64_bits(what, numbers), missing)
+    try:
+        reals = numbers.astype(np.float64)
+    except OverflowError as error:
+        raise InputError(
+            f"{what} have a number beyond all floats; expected numbers below 1e308."
+        ) from error
+    return Targets(kind, np.where(missing, np.nan, reals), missing)
+
+
+def _in_64_bits(what: str, numbers: _Array) -> _Array:
+    bounds = np.iinfo(np.int64)
+    for row, value in enumerate(numbers.flat if numbers.dtype.kind in "Ou" else ()):
+        if not bounds.min <= int(value) <= bounds.max:
+            raise InputError(
+                f"{what} have an integer beyond 64 bits at position {row}; expected a smaller "
+                "one, or floats for a regression."
+            )
+    return numbers.astype(np.int64)
 
 
 def _kind(what: str, values: _Array, missing: _Array) -> Literal["text", "integer", "real"]:

@@ -1,83 +1,81 @@
-"""What the columns of a table are, and what its features were standardised by."""
+"""What the columns of a table are, and how its features become inputs."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
+import pandas as pd
 
+from pyro_vmtl.data.cells import Notation
+from pyro_vmtl.data.preparation import Feature, TablePreparation
 from pyro_vmtl.errors import InputError
 
 __all__ = ["TableColumns"]
 
+_Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
 
 @dataclass(frozen=True)
 class TableColumns:
-    """Which column of a table is what, and what its features were standardised by.
+    """Which column of a table is what, and how training rows say that features become inputs.
 
     A task set from a table carries it, and so does a model trained on one, so that new rows of the
     same table become samples in the same way (:func:`pyro_vmtl.read_rows`).
 
-    :param task: the column that says the task.
+    :param task: the columns that say the task.
     :param targets: the columns of the targets: one, or as many as a regression has outputs.
-    :param features: the D columns of the inputs, in their order.
-    :param mean: of each feature, in its unit: what is subtracted. None where features stay as they
-        are.
-    :param deviation: what each is divided by then, in its unit, above 0. None likewise.
+    :param features: the columns of features, and what was learned of each.
+    :param inputs: the names of the D inputs that they become, in their order.
+    :param notation: of numbers and gaps in text files.
+    :param gaps: what becomes of missing features, ``"impute"`` or ``"refuse"``.
+    :param notes: sentences on what was taken for what.
     :raises InputError: if these do not fit each other.
     """
 
-    task: str
+    task: tuple[str, ...]
     targets: tuple[str, ...]
-    features: tuple[str, ...]
-    mean: tuple[float, ...] | None = None
-    deviation: tuple[float, ...] | None = None
+    features: tuple[Feature, ...]
+    inputs: tuple[str, ...]
+    notation: Notation = Notation()  # noqa: RUF009, frozen
+    gaps: str = "impute"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        used = (self.task, *self.targets, *self.features)
-        if not self.targets or not self.features or len(set(used)) < len(used):
+        names = tuple(feature.name for feature in self.features)
+        used = (*self.task, *self.targets, *names)
+        if not (self.task and self.targets and names) or len(set(used)) < len(used):
             raise InputError(
-                f"the columns are {self.task!r}, {list(self.targets)} and {list(self.features)}; "
+                f"the columns are {list(self.task)}, {list(self.targets)} and {list(names)}; "
                 "expected a task, one target and one feature at least, each column once."
             )
-        for name, values in (("mean", self.mean), ("deviation", self.deviation)):
-            if (values is None) != (self.mean is None):
-                raise InputError(
-                    "the features have a mean or a deviation; expected both, or neither."
-                )
-            if values is None:
-                continue
-            least = 0.0 if name == "deviation" else -math.inf
-            if len(values) != len(self.features) or not all(least < v < math.inf for v in values):
-                raise InputError(
-                    f"the {name} of the features {list(self.features)} is {list(values)}; "
-                    f"expected a finite number for each{', above 0' if least == 0 else ''}."
-                )
+        known = {name for feature in self.features for name in feature.inputs}
+        if not self.inputs or not set(self.inputs) <= known:
+            raise InputError(
+                f"the inputs are {list(self.inputs)}; expected some of {sorted(known)}, which the "
+                "columns of features become."
+            )
 
-    def standardise(self, x: Tensor) -> Tensor:
-        """Features as the table has them to what a model trained on it takes.
+    def prepare(self, frame: pd.DataFrame, table: str = "the table") -> _Array:
+        """The inputs of these rows, ``[N, D]`` float64.
 
-        :param x: ``[N, D]`` float32.
-        :returns: the same shape, (x - mean) / deviation, or ``x`` itself where there are none.
+        :param table: what messages call it.
+        :raises InputError: for a column that is not there, or a cell that is of another kind.
         """
-        if self.mean is None or self.deviation is None:
-            return x
-        # In float64: a year less its mean would otherwise lose half of its digits.
-        mean, deviation = (
-            torch.tensor(values, dtype=torch.float64, device=x.device)
-            for values in (self.mean, self.deviation)
+        preparation = TablePreparation(
+            self.gaps,  # type: ignore[arg-type]
+            [feature.name for feature in self.features if feature.kind == "text"],
+            self.notation.decimal,
+            self.notation.thousands,
+            self.notation.missing,
         )
-        return ((x.double() - mean) / deviation).to(x.dtype)
+        preparation.features_, preparation.inputs_ = self.features, self.inputs
+        return preparation.transform(frame, table)
 
     def to_plain(self) -> dict[str, Any]:
         """What JSON can hold."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
+        return asdict(self)
 
     @classmethod
     def from_plain(cls, plain: Any) -> TableColumns:
@@ -86,16 +84,33 @@ class TableColumns:
         :raises InputError: for anything else.
         """
         try:
-            mean, deviation = (
-                None if plain[key] is None else tuple(map(float, plain[key]))
-                for key in ("mean", "deviation")
-            )
-            targets, features = (tuple(map(str, plain[key])) for key in ("targets", "features"))
-            return cls(str(plain["task"]), targets, features, mean, deviation)
-        except (KeyError, TypeError, ValueError) as error:
+            features = tuple(_built(Feature, feature) for feature in plain["features"])
+            given = {**plain, "features": features, "notation": _built(Notation, plain["notation"])}
+            return _built(cls, given)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"the columns of a table are written as {plain!r}; expected task, targets, "
-                "features, mean and deviation."
+                f"the columns of a table are written as {str(plain)[:200]!r}; expected task, "
+                "targets, features, inputs, notation, gaps and notes."
             ) from error
+
+
+def _built(kind: type[Any], plain: Any) -> Any:
+    """A frozen dataclass from a dictionary, with tuples where JSON has lists."""
+    names = {field.name for field in fields(kind)}
+    if set(plain) != names:
+        raise TypeError
+    values = {}
+    for field in fields(kind):
+        value: Any = plain[field.name]
+        value = tuple(value) if isinstance(value, list) else value
+        wanted = str(field.type)
+        if wanted.startswith("tuple[str") and not all(isinstance(v, str) for v in value):
+            raise TypeError
+        if wanted == "float":
+            value = float(value)
+        if wanted == "str" and not isinstance(value, str):
+            raise TypeError
+        values[field.name] = value
+    return kind(**values)

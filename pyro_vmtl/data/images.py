@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor
 
@@ -234,7 +235,7 @@ def check_readable(unreadable: Mapping[str, str], number: int) -> None:
 def progress_bar(what: str, number: int, shown: bool) -> Iterator[Callable[[int], None]]:
     """A bar on the standard error; what it gives is called with the number of images done."""
     with Progress(console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task(what, total=number)
+        task = bar.add_task(escape(what), total=number)
         yield lambda done: bar.advance(task, done)
 
 

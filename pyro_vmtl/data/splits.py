@@ -11,7 +11,7 @@ from pyro_vmtl.data.arguments import check_whole
 from pyro_vmtl.data.task_set import TaskSet
 from pyro_vmtl.errors import InputError
 
-__all__ = ["TaskSplits", "split_tasks"]
+__all__ = ["TaskSplits", "split_rows", "split_tasks"]
 
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -52,6 +52,14 @@ def split_tasks(
     :param seed: the same seed gives the same split.
     :raises InputError: for fractions or numbers out of range.
     """
+    parts = split_rows(tasks, validation, test, seed)
+    return TaskSplits(*(tasks.subset(torch.from_numpy(rows)) for rows in parts))
+
+
+def split_rows(
+    tasks: TaskSet, validation: float | int, test: float | int, seed: int
+) -> tuple[_Array, _Array, _Array]:
+    """The samples of :func:`split_tasks`' three parts by their positions."""
     _check_part("validation", validation)
     _check_part("test", test)
     if isinstance(validation, float) and isinstance(test, float) and validation + test >= 1:
@@ -92,10 +100,9 @@ def split_tasks(
             part[source == source[generator.choice(candidates)]] = _TRAIN
 
     train, held_out, tested = (
-        tasks.subset(torch.from_numpy(np.flatnonzero(part == which)))
-        for which in (_TRAIN, _VALIDATION, _TEST)
+        np.flatnonzero(part == which) for which in (_TRAIN, _VALIDATION, _TEST)
     )
-    return TaskSplits(train=train, validation=held_out, test=tested)
+    return train, held_out, tested
 
 
 def _check_part(name: str, part: object) -> None:

@@ -1,28 +1,39 @@
-"""Tables with a column that says the task: CSV and Parquet files, and pandas frames."""
+"""Tables with a column that says the task, as task sets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import pandas as pd
 import torch
 
+from pyro_vmtl.data.cells import Notation, read_cells, row_name
 from pyro_vmtl.data.columns import TableColumns
-from pyro_vmtl.data.splits import TaskSplits, split_tasks
+from pyro_vmtl.data.preparation import Gaps, TablePreparation
+from pyro_vmtl.data.splits import TaskSplits, split_rows
+from pyro_vmtl.data.table_files import Table, read_frame
+from pyro_vmtl.data.table_targets import Target, outcome_doubts, read_target, unit_doubts
 from pyro_vmtl.data.task_set import TaskSet
 from pyro_vmtl.errors import InputError
 
-__all__ = ["FromTable", "Table", "read_rows", "read_table", "split_table", "standardise"]
+__all__ = ["FromTable", "Table", "read_rows", "read_table", "split_table"]
 
-Table: TypeAlias = str | Path | pd.DataFrame
-"""A file, or what was read from one."""
+_Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-_PARQUET = (".parquet", ".pq")
-_MAGIC = b"PAR1"  # how a Parquet file begins and ends
+_log = logging.getLogger(__name__)
+
+_PARTS = {
+    **dict.fromkeys(("train", "training"), 0),
+    **dict.fromkeys(("val", "valid", "validation"), 1),
+    **dict.fromkeys(("test", "testing"), 2),
+}
+_MARKS = ("na", "n/a", "nan", "null", "?", "-", ".")  # that often mean that a value is missing
+_FEW_ROWS = 10  # that a column may count by chance
+_JOINED = " / "  # between the values of several task columns
 
 
 @runtime_checkable
@@ -44,57 +55,129 @@ class FromTable(Protocol):
 
 def read_table(
     path: Table,
-    task: str,
+    task: str | Sequence[str],
     target: str | Sequence[str],
     features: Sequence[str] | None = None,
     classes: Sequence[object] | None = None,
     regression: bool | None = None,
+    leave_out: Sequence[str] = (),
+    categories: Sequence[str] = (),
+    gaps: Gaps = "impute",
     separator: str | None = None,
+    decimal: str = ".",
+    thousands: str | None = None,
+    missing: Sequence[str] = (),
+    encoding: str | None = None,
 ) -> TaskSet:
-    """A task set from a table: a row is a sample, and a column says which task it belongs to.
+    """A task set of training rows from a table: a row is a sample, and a column says its task.
 
-    Tasks come in the order of their first rows. A target that is missing - in a text file empty, or
-    one of the marks that pandas knows, such as NA and null - is a sample without a label; a missing
-    task or feature is an error. Text, truth values and whole numbers are classes,
-    other numbers are regression, unless said otherwise.
+    The features are prepared by these rows (:class:`pyro_vmtl.data.TablePreparation`): numbers are
+    standardised, text becomes categories, gaps are filled and marked. Rows to validate or to test
+    on are read like them, by :func:`read_rows`; :func:`split_table` does both.
+
+    What was taken for what is said in ``TaskSet.columns.notes``, and what should be doubted is
+    logged as a warning.
 
     Example::
 
-        tasks = read_table("schools.csv", task="school", target="score", regression=True)
+        tasks = read_table("schools.csv", task="school", target="passed")
 
-    :param path: ``.parquet`` or ``.pq``; or ``.csv``, ``.tsv`` or any other name for text in UTF-8
-        with a header, perhaps compressed (``.csv.gz``); or a ``DataFrame``.
-    :param task: the column of the tasks.
-    :param target: the column of the targets; several for regression with as many outputs.
-    :param features: the columns of the inputs, numbers all; by default all others.
-    :param classes: the names of the classes in their order, see :meth:`TaskSet.from_arrays`.
+    :param path: ``.parquet``, ``.pq``, ``.feather``, ``.xlsx``; any other name is text with a
+        header, perhaps compressed (``.csv.gz``); or a frame of pandas, polars or pyarrow.
+    :param task: the column of the tasks; of several, their values together are a task's name.
+    :param target: the column of the targets; several for regression with as many outputs. Text,
+        truth values and at most ten distinct whole numbers are classes, other numbers regression,
+        unless said otherwise. A row without a target is a sample without a label.
+    :param features: the columns of the inputs; by default all others but row numbers.
+    :param classes: the names of the classes in their order.
     :param regression: whether the targets are real numbers.
-    :param separator: what separates the columns of a text file, by default a tab in ``.tsv`` and a
-        comma elsewhere.
-    :returns: inputs ``[number of features]``, in the table's own units.
+    :param leave_out: columns that are not to be features.
+    :param categories: columns of features that are text, whatever they look like.
+    :param gaps: ``"impute"`` or ``"refuse"``, for missing features.
+    :param separator: between the columns of a text file; by default a tab in ``.tsv`` and a comma
+        elsewhere.
+    :param decimal: mark of text files, ``"."`` or ``","``; ``thousands``: likewise, or None.
+    :param missing: texts that mean that a value is missing, besides the empty cell: ``["NA"]``.
+        The names of tasks are taken as they stand.
+    :param encoding: of a text file, by default UTF-8.
+    :returns: the samples in the order of the rows.
     :raises InputError: for a file, column, row or value that will not do, and which.
     """
-    targets = [target] if isinstance(target, str) else list(target)
-    frame, table = _frame(path, task, separator)
-    columns = _feature_columns(table, frame, task, targets, features)
-    names, x = _samples(table, frame, task, columns)
-    # Several outputs are regression; one is a column, of whatever type.
-    y: Any = frame[targets] if len(targets) > 1 else frame[targets[0]]
-    if len(targets) > 1 and regression is None:
-        regression = True
-    pairs = {}
-    for name in dict.fromkeys(names):
-        mine = (names == name).to_numpy()
-        pairs[name] = (x[mine], _plain(y[mine]))
-    tasks = TaskSet.from_arrays(pairs, classes=classes, regression=regression)
-    return replace(
-        tasks,
-        outputs=None if tasks.is_classification else tuple(targets),
-        columns=TableColumns(task, tuple(targets), tuple(columns)),
+    preparation = TablePreparation(gaps, _listed(categories), decimal, thousands, _listed(missing))
+    rows = _training_rows(
+        *(path, task, target, features, classes, regression),
+        *(leave_out, preparation, separator, encoding),
     )
+    (tasks,) = rows.task_sets([np.arange(len(rows.tasks))])
+    return tasks
 
 
-def read_rows(rows: Table, like: FromTable, separator: str | None = None) -> TaskSet:
+def split_table(
+    path: Table,
+    task: str | Sequence[str],
+    target: str | Sequence[str],
+    features: Sequence[str] | None = None,
+    classes: Sequence[object] | None = None,
+    regression: bool | None = None,
+    leave_out: Sequence[str] = (),
+    categories: Sequence[str] = (),
+    gaps: Gaps = "impute",
+    separator: str | None = None,
+    decimal: str = ".",
+    thousands: str | None = None,
+    missing: Sequence[str] = (),
+    encoding: str | None = None,
+    part: str | None = None,
+    groups: str | None = None,
+    validation: float | int = 0.2,
+    test: float | int = 0.2,
+    seed: int = 0,
+) -> TaskSplits:
+    """A table's samples as training, validation and test tasks, prepared by the training rows.
+
+    :param part: the column that says which part a row belongs to: train, validation or test; None
+        deals rows out at random.
+    :param groups: a column such as the patient: rows that share its value go to one part.
+    :param validation: share or number of each task's labelled samples for validation.
+    :param test: the same for testing.
+    :param seed: of the split.
+    :raises InputError: as :func:`read_table` and :func:`pyro_vmtl.data.split_tasks`.
+
+    The other parameters are those of :func:`read_table`.
+    """
+    own = [name for name in (part, groups) if name is not None]
+    preparation = TablePreparation(gaps, _listed(categories), decimal, thousands, _listed(missing))
+    rows = _training_rows(
+        *(path, task, target, features, classes, regression),
+        *(leave_out, preparation, separator, encoding, own),
+    )
+    frame = rows.frame
+    if groups is not None:
+        cells = read_cells(rows.table, frame[groups], Notation(), "text")
+        # A row of no group is one by itself.
+        alone = len(cells.labels) + np.arange(len(frame))
+        rows.sources = np.where(cells.missing, alone, cells.codes)
+    if part is None:
+        provisional = rows.task_set(np.zeros((len(frame), 1)), np.arange(len(frame)))
+        return TaskSplits(*rows.task_sets(split_rows(provisional, validation, test, seed)))
+    cells = read_cells(rows.table, frame[part], Notation(), "text")
+    for row, text in enumerate(cells.texts):
+        if text is None or text.casefold() not in _PARTS:
+            raise InputError(
+                f"{row_name(row)} of {rows.table} has {text!r} in the column {part!r}; expected "
+                "train, validation or test."
+            )
+    number = np.array([_PARTS[text.casefold()] for text in cells.texts])
+    return TaskSplits(*rows.task_sets([np.flatnonzero(number == which) for which in range(3)]))
+
+
+def read_rows(
+    rows: Table,
+    like: FromTable,
+    separator: str | None = None,
+    encoding: str | None = None,
+    new_tasks: bool = False,
+) -> TaskSet:
     """New rows of a table, as the task set that a model trained on the table predicts.
 
     Example::
@@ -103,48 +186,48 @@ def read_rows(rows: Table, like: FromTable, separator: str | None = None) -> Tas
         predictions = fitted.predict(pv.read_rows("new.csv", like=fitted))
         print(predictions.frame())  # a row per row, in the names and units of the table
 
-    Columns are found by name; others are passed over. The features are standardised as those of
+    Columns are found by name; others are passed over. The features are prepared as those of
     training were. The targets may be missing, all or some: such samples are predicted, and are left
     out of the metrics. Tasks of which there is no row stay, without samples.
 
-    :param rows: a CSV or Parquet file, or a ``DataFrame``.
+    :param rows: a file, or a frame, see :func:`read_table`.
     :param like: a model trained on tasks of a table, or the task set itself.
-    :param separator: see :func:`read_table`.
+    :param separator: see :func:`read_table`; ``encoding``: likewise.
+    :param new_tasks: whether other tasks are allowed; they come after those that the model knows
+        (:meth:`pyro_vmtl.FittedVMTL.add_task`).
     :returns: the samples in the order of the rows.
     :raises InputError: for a table that lacks a column, a task that the model does not know, or
         whatever :func:`read_table` refuses.
     """
     columns = _columns_of(like)
-    frame, table = _frame(rows, columns.task, separator)
+    frame, table = read_frame(rows, separator, encoding)
     given = [column for column in columns.targets if column in frame.columns]
     expected = columns.targets if given else ()
-    _check_there(table, frame, (columns.task, *columns.features, *expected))
-    names, x = _samples(table, frame, columns.task, columns.features)
-    unknown = ~names.isin(like.names).to_numpy()
-    if unknown.any():
+    names = [feature.name for feature in columns.features]
+    _check_there(table, frame, (*columns.task, *names, *expected))
+    tasks = _task_names(table, frame, columns.task)
+    known = like.names
+    unknown = ~np.isin(tasks, known)
+    if unknown.any() and not new_tasks:
         row = int(unknown.argmax())
         raise InputError(
-            f"{_row(row)} of {table} is of the task {names.iloc[row]!r}; expected one of "
-            f"{', '.join(map(repr, like.names))}, which the model knows."
+            f"{row_name(row)} of {table} is of the task {tasks[row]!r}; expected one of "
+            f"{', '.join(map(repr, known))}, which the model knows."
         )
-    y: Any = frame[given] if len(given) > 1 else frame[given[0]] if given else None
-    shape = (len(frame), *([len(columns.targets)] if len(columns.targets) > 1 else []))
-    pairs: dict[str, tuple[Any, Any]] = {}
-    places = []
-    for name in like.names:
-        mine = np.flatnonzero((names == name).to_numpy())
-        places.append(mine)
-        missing = np.full((len(mine), *shape[1:]), np.nan)
-        pairs[name] = (x[mine], missing if y is None else _plain(y.iloc[mine]))
-    tasks = TaskSet.from_arrays(
-        pairs,
-        classes=like.classes,
-        regression=like.classes is None,
-        outputs=like.outputs,
-    )
-    # Task by task they were read; the user knows them by their rows.
-    tasks = tasks.subset(torch.from_numpy(np.concatenate(places).argsort()))
-    return replace(tasks, x=columns.standardise(tasks.x), columns=columns)
+    known = (*known, *dict.fromkeys(tasks[unknown].tolist()))
+    if given:
+        is_regression = like.classes is None
+        target = read_target(
+            table, frame, columns.targets, columns.notation, like.classes, is_regression
+        )
+    elif like.classes is None:
+        shape = (len(frame), len(columns.targets)) if len(columns.targets) > 1 else (len(frame),)
+        target = Target(np.full(shape, np.nan), None, "")
+    else:
+        target = Target(np.full(len(frame), -1), like.classes, "")
+    found = _Rows(frame, table, columns.task, tasks, known, columns.targets, target)
+    x = columns.prepare(frame, table)
+    return replace(found.task_set(x, np.arange(len(frame))), outputs=like.outputs, columns=columns)
 
 
 def _columns_of(like: object) -> TableColumns:
@@ -160,101 +243,211 @@ def _columns_of(like: object) -> TableColumns:
     return like.columns
 
 
-def _frame(source: Table, task: str, separator: str | None) -> tuple[pd.DataFrame, str]:
-    """A table with text for its columns' names, and what messages call it."""
-    if isinstance(source, pd.DataFrame):
-        frame, table = source.copy(deep=False), "the DataFrame"
-    elif isinstance(source, (str, Path)):
-        path = Path(source).expanduser()
-        frame, table = _read(path, task, separator), f"the table '{path}'"
-    else:
-        raise InputError(
-            f"the table is a {type(source).__name__}; expected the path of a file, or a DataFrame."
+@dataclass(eq=False)
+class _Rows:
+    """The rows of a table before they are parted.
+
+    :ivar tasks: the name of every row's task, ``[N]``.
+    :ivar names: of the T tasks.
+    :ivar preparation: of the columns ``features``, not fitted.
+    :ivar notes: sentences on what was taken for what.
+    :ivar doubts: sentences to be warned by.
+    :ivar sources: which rows belong together, ``[N]``, or None.
+    """
+
+    frame: pd.DataFrame
+    table: str
+    task: tuple[str, ...]
+    tasks: _Array
+    names: tuple[str, ...]
+    targets: tuple[str, ...]
+    target: Target
+    features: Sequence[str] = ()
+    preparation: TablePreparation = field(default_factory=TablePreparation)
+    notes: Sequence[str] = ()
+    doubts: Sequence[str] = ()
+    sources: _Array | None = None
+
+    def task_set(self, x: _Array, rows: _Array) -> TaskSet:
+        """Some rows as a task set; ``x`` are their inputs, ``[len(rows), D]``."""
+        place = {name: number for number, name in enumerate(self.names)}
+        y = torch.from_numpy(self.target.y[rows])
+        is_regression = self.target.classes is None
+        return TaskSet(
+            names=self.names,
+            x=torch.from_numpy(x).float(),
+            y=y.float() if is_regression else y,
+            task=torch.tensor([place[name] for name in self.tasks[rows]], dtype=torch.int64),
+            classes=self.target.classes,
+            outputs=self.targets if is_regression else None,
+            sources=None if self.sources is None else torch.from_numpy(self.sources[rows]),
         )
-    frame.columns = [str(column) for column in frame.columns]
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise InputError(f"{table} has two columns {twice[0]!r}; expected each name once.")
-    return frame, table
 
-
-def _samples(
-    table: str, frame: pd.DataFrame, task: str, features: Sequence[str]
-) -> tuple[pd.Series, np.ndarray[Any, np.dtype[np.float64]]]:
-    """The task and the features of every row."""
-    if len(frame) == 0:
-        raise InputError(f"{table} has no row; expected one per sample.")
-    unnamed = frame[task].isna().to_numpy()
-    if unnamed.any():
-        raise InputError(
-            f"{_row(int(unnamed.argmax()))} of {table} has no value in the column {task!r}; "
-            "expected the name of its task."
+    def task_sets(self, parts: Sequence[_Array]) -> list[TaskSet]:
+        """Every part as a task set, prepared by the rows of the first."""
+        training = self.frame.iloc[parts[0]]
+        if not len(training):
+            raise InputError(f"{self.table} has no row to train on; expected one at least.")
+        fitted = self.preparation.fit(training[list(self.features)], table=self.table)
+        columns = TableColumns(
+            self.task,
+            self.targets,
+            fitted.features_,
+            fitted.inputs_,
+            Notation(fitted.decimal, fitted.thousands, tuple(fitted.missing)),
+            fitted.gaps,
+            (*self.notes, *fitted.notes_, _inputs_sentence(fitted)),
         )
-    x = np.column_stack([_numbers(table, frame[column]) for column in features])
-    return frame[task].astype(str), x
+        x = columns.prepare(self.frame, self.table)
+        y = self.target.y[parts[0]]
+        doubts = outcome_doubts(columns.inputs, x[parts[0]], replace(self.target, y=y))
+        texts = {feature.name: feature.levels for feature in columns.features}
+        texts[self.targets[0]] = self.target.classes or ()
+        for sentence in (*self.doubts, *doubts, *_mark_doubts(texts), *self._unit_doubts(columns)):
+            _log.warning(sentence)
+        return [replace(self.task_set(x[rows], rows), columns=columns) for rows in parts]
+
+    def _unit_doubts(self, columns: TableColumns) -> list[str]:
+        names = [feature.name for feature in columns.features if feature.kind == "number"]
+        if self.target.classes is None:
+            names += self.targets
+        return [
+            sentence
+            for name in names
+            for sentence in unit_doubts(
+                name,
+                read_cells(self.table, self.frame[name], columns.notation, "number").numbers,
+                self.tasks,
+            )
+        ]
 
 
-def _read(path: Path, task: str, separator: str | None) -> pd.DataFrame:
-    if not path.is_file():
-        raise InputError(
-            f"the table '{path}' {'is a folder' if path.is_dir() else 'does not exist'}; "
-            "expected a CSV or Parquet file."
-        )
-    with path.open("rb") as file:
-        parquet = file.read(len(_MAGIC)) == _MAGIC
-    named = path.suffix.casefold() in _PARQUET
-    if parquet != named:
-        raise InputError(
-            f"the table '{path}' is named as {'Parquet' if named else 'text'} and is "
-            f"{'Parquet' if parquet else 'not'}; expected .parquet for Parquet files and only them."
-        )
-    try:
-        # Nullable types: whole numbers beside gaps stay whole numbers, and so stay classes.
-        if parquet:
-            return pd.read_parquet(path, dtype_backend="numpy_nullable")
-        tab = ".tsv" in [suffix.casefold() for suffix in path.suffixes]
-        return pd.read_csv(
-            path,
-            sep=separator or ("\t" if tab else ","),
-            dtype={task: "string"},  # a task named 007 is not the number 7
-            dtype_backend="numpy_nullable",
-            encoding="utf-8-sig",
-            skipinitialspace=True,
-        )
-    except MemoryError:
-        raise
-    except Exception as error:  # of the many ways in which a file is not a table
-        kind = "Parquet" if parquet else "text with separated columns, in UTF-8"
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"the table '{path}' cannot be read ({reason}); expected {kind}."
-        ) from error
+def _inputs_sentence(fitted: TablePreparation) -> str:
+    names = fitted.inputs_
+    shown = ", ".join(names[:12]) + (f", ... and {len(names) - 12} more" if len(names) > 12 else "")
+    return f"{len(names)} input{'s' if len(names) > 1 else ''}: {shown}."
 
 
-def _feature_columns(
-    table: str,
-    frame: pd.DataFrame,
-    task: str,
-    targets: Sequence[str],
+def _training_rows(
+    path: Table,
+    task: str | Sequence[str],
+    target: str | Sequence[str],
     features: Sequence[str] | None,
-) -> list[str]:
-    if isinstance(features, str):
-        features = [features]
+    classes: Sequence[object] | None,
+    regression: bool | None,
+    leave_out: Sequence[str],
+    preparation: TablePreparation,
+    separator: str | None,
+    encoding: str | None,
+    own: Sequence[str] = (),
+) -> _Rows:
+    """The rows of a table, and what its columns are; ``own`` are columns of another use."""
+    tasks, targets = _listed(task), _listed(target)
     if not targets:
         raise InputError("no target is named; expected a column at least.")
-    others = [column for column in frame.columns if column not in (task, *targets)]
-    chosen = others if features is None else list(features)
-    _check_there(table, frame, (task, *targets, *chosen))
-    used = [task, *targets, *chosen]
+    if not tasks:
+        raise InputError("no task is named; expected a column at least.")
+    notation = Notation(preparation.decimal, preparation.thousands, tuple(preparation.missing))
+    frame, table = read_frame(path, separator, encoding)
+    out, chosen = _listed(leave_out), None if features is None else _listed(features)
+    named = (*tasks, *targets, *own, *out, *preparation.categories, *(chosen or ()))
+    _check_there(table, frame, named)
+    used = [*tasks, *targets, *own, *(chosen or ())]
     twice = [column for column in used if used.count(column) > 1]
     if twice:
         raise InputError(
             f"the column {twice[0]!r} is used twice, as task, target or feature; "
             "expected each column once."
         )
+    doubts: list[str] = []
+    if chosen is None:
+        rest = [name for name in frame.columns if name not in (*used, *out)]
+        counting = [name for name in rest if _counts_rows(name, frame[name])]
+        doubts = [
+            f"The column {name!r} counts the rows, and is left out (features=[...] takes it)."
+            for name in counting
+        ]
+        chosen = tuple(name for name in rest if name not in counting)
     if not chosen:
         raise InputError(f"{table} has no column of features; expected one at least.")
-    return chosen
+    names = _task_names(table, frame, tasks)
+    found = read_target(table, frame, targets, notation, classes, regression)
+    missing = np.isnan(found.y) if found.y.ndim == 2 else np.zeros((1, 1), dtype=bool)
+    partial = int((missing.any(1) & ~missing.all(1)).sum())
+    if partial:
+        doubts.append(
+            f"Of {len(frame)} rows {partial} have some of the targets {list(targets)} and not all: "
+            "nothing is learned from them. Fit each target by itself where that matters."
+        )
+    said = f"{found.sentence[0].upper()}{found.sentence[1:]}."
+    return _Rows(
+        frame,
+        table,
+        tasks,
+        names,
+        tuple(dict.fromkeys(names.tolist())),
+        targets,
+        found,
+        chosen,
+        preparation,
+        [said, *_task_features(frame, names, chosen)],
+        doubts,
+    )
+
+
+def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(str(name) for name in names)
+
+
+def _task_names(table: str, frame: pd.DataFrame, columns: Sequence[str]) -> _Array:
+    """The name of every row's task, ``[N]``; nothing but an empty cell is missing."""
+    parts = []
+    for column in columns:
+        cells = read_cells(table, frame[column], Notation(), "text")
+        if cells.missing.any():
+            raise InputError(
+                f"{row_name(int(cells.missing.argmax()))} of {table} has no value in the column "
+                f"{column!r}; expected the name of its task."
+            )
+        parts.append(cells.texts)
+    joined: _Array = np.array([_JOINED.join(row) for row in zip(*parts, strict=True)], dtype=object)
+    return joined
+
+
+def _mark_doubts(texts: Mapping[str, Sequence[str]]) -> list[str]:
+    """Sentences on classes and levels that are called as missing values often are."""
+    return [
+        f"In the column {name!r} {text!r} is taken for a value like others (missing=[{text!r}] "
+        "says that there is none)."
+        for name, found in texts.items()
+        for text in found
+        if text.casefold() in _MARKS
+    ]
+
+
+def _counts_rows(name: str, column: pd.Series) -> bool:
+    """Whether a column is 0, 1, 2, ... or 1, 2, 3, ..., as an index is."""
+    try:
+        numbers = pd.to_numeric(column, errors="coerce")
+        values = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (OverflowError, TypeError, ValueError):  # of other types, or beyond all floats
+        return False
+    counted = values - np.arange(len(values))
+    is_index = name.startswith("Unnamed: ") or len(values) > _FEW_ROWS
+    return is_index and bool(np.isin(counted, (0.0, 1.0)).all()) and len(set(counted)) == 1
+
+
+def _task_features(frame: pd.DataFrame, names: _Array, features: Sequence[str]) -> list[str]:
+    """A sentence on columns that vary between tasks alone."""
+    texts = pd.DataFrame({name: list(map(ascii, frame[name])) for name in features})
+    alone = (texts.groupby(names).nunique() <= 1).all() & (texts.nunique() > 1)
+    found = [name for name in features if alone[name]]
+    if not found or len(set(names.tolist())) == len(names):
+        return []
+    return [
+        f"{', '.join(map(repr, found))} {'varies' if len(found) == 1 else 'vary'} with nothing but "
+        "the task: a feature of tasks, of which there are as many values as tasks."
+    ]
 
 
 def _check_there(table: str, frame: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -269,93 +462,3 @@ def _check_there(table: str, frame: pd.DataFrame, columns: Sequence[str]) -> Non
             raise InputError(
                 f"there is no column {column!r} in {table}; expected one of {there}{more}{hint}."
             )
-
-
-def _numbers(table: str, column: pd.Series) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The values of a column of features, float64, all finite."""
-    missing = column.isna().to_numpy()
-    if pd.api.types.is_bool_dtype(column.dtype) or pd.api.types.is_numeric_dtype(column.dtype):
-        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    elif pd.api.types.is_datetime64_any_dtype(column.dtype):
-        values = np.full(len(column), np.nan)
-    else:
-        values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong = ~np.isfinite(values)
-    if wrong.any():
-        row = int(wrong.argmax())
-        said = "no value" if missing[row] else repr(str(column.iloc[row]))
-        raise InputError(
-            f"{_row(row)} of {table} has {said} in the column {column.name!r}; "
-            "expected a finite number for a feature."
-        )
-    return values
-
-
-def _plain(y: pd.Series | pd.DataFrame) -> Any:
-    """Targets as they are read best: Python's own types, None where one is missing."""
-    if isinstance(y, pd.DataFrame):
-        return [[None if pd.isna(v) else v for v in row] for row in y.itertuples(index=False)]
-    return [None if pd.isna(value) else value for value in y]
-
-
-def _row(position: int) -> str:
-    return f"row {position + 1} below the header"
-
-
-def split_table(
-    path: Table,
-    task: str,
-    target: str | Sequence[str],
-    features: Sequence[str] | None = None,
-    classes: Sequence[object] | None = None,
-    regression: bool | None = None,
-    separator: str | None = None,
-    validation: float | int = 0.2,
-    test: float | int = 0.2,
-    seed: int = 0,
-) -> TaskSplits:
-    """A table's samples as training, validation and test tasks, the features standardised.
-
-    Targets stay as they are, and so predictions are in their unit: in a regression, choose a unit
-    and an origin in which they are of order 1, as the priors are.
-
-    :param validation: share or number of each task's labelled samples for validation.
-    :param test: the same for testing.
-    :param seed: of the split.
-    :returns: tasks whose ``columns`` say what the features were standardised by; new rows are
-        read by :func:`read_rows`.
-    :raises InputError: as :func:`read_table` and :func:`pyro_vmtl.data.split_tasks`.
-
-    The other parameters are those of :func:`read_table`.
-    """
-    tasks = read_table(path, task, target, features, classes, regression, separator)
-    return standardise(split_tasks(tasks, validation, test, seed))
-
-
-def standardise(splits: TaskSplits) -> TaskSplits:
-    """Tasks of a table, their features standardised by those of the training part.
-
-    Mean and standard deviation are those of the training samples of all tasks together; a feature
-    that is constant there is only centred.
-
-    :param splits: parts of a task set of :func:`read_table`, split as you like.
-    :returns: the same parts; their ``columns`` remember mean and deviation.
-    :raises InputError: for tasks of no table, or whose features are standardised already.
-    """
-    columns = _columns_of(splits.train)
-    if columns.mean is not None:
-        raise InputError(
-            "the features are standardised already; expected those of read_table, in their units."
-        )
-    x = splits.train.x.double()
-    # The mean of equal numbers may differ from them in the last digit: not by their deviation, but
-    # by looking, is it seen that a feature is constant.
-    varies = (x != x[:1]).any(0)
-    columns = replace(
-        columns,
-        mean=tuple(torch.where(varies, x.mean(0), x[0]).tolist()),
-        deviation=tuple(torch.where(varies, x.std(0, correction=0), 1.0).tolist()),
-    )
-    return TaskSplits(
-        *(replace(part, x=columns.standardise(part.x), columns=columns) for part in splits)
-    )

@@ -26,7 +26,7 @@ from pyro_vmtl.errors import InputError
 __all__ = ["TaskSet"]
 
 # Tables and exports of a run use these beside the names of the tasks.
-_TAKEN_NAMES = ("base", "mean")
+_TAKEN_NAMES = ("base", "mean", "all tasks")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -393,6 +393,7 @@ def _check_names(names: tuple[str, ...]) -> None:
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"a task is named {name!r}; expected text that is not empty.")
+        _check_text("task", name)
         if name in _TAKEN_NAMES:
             raise InputError(
                 f"a task is named {name!r}, which the tables of a run use for something else; "
@@ -401,6 +402,13 @@ def _check_names(names: tuple[str, ...]) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"two tasks are named {twice!r}; expected each name once.")
+
+
+def _check_text(what: str, name: object) -> None:
+    if "\0" in str(name):
+        raise InputError(
+            f"a {what} is named {name!r}, which files cannot hold; expected a name without NUL."
+        )
 
 
 def _check_shapes(tasks: TaskSet) -> None:
@@ -420,6 +428,8 @@ def _check_shapes(tasks: TaskSet) -> None:
             raise InputError(
                 f"the classes are {tasks.classes}; expected at least two, each name once."
             )
+        for name in tasks.classes:
+            _check_text("class", name)
         if tasks.outputs is not None:
             raise InputError(
                 f"outputs {tasks.outputs} are named together with classes; expected one of them."
@@ -431,6 +441,8 @@ def _check_shapes(tasks: TaskSet) -> None:
                 "expected [samples] or [samples, outputs] of float32."
             )
         outputs = tasks.outputs or ()
+        for name in outputs:
+            _check_text("output", name)
         if len(outputs) != tasks.num_outputs or len(set(outputs)) < len(outputs):
             raise InputError(
                 f"the outputs are named {outputs}; "
@@ -465,11 +477,11 @@ def _check_shapes(tasks: TaskSet) -> None:
 
 
 def _check_columns(tasks: TaskSet, columns: TableColumns) -> None:
-    if tasks.input_shape != (len(columns.features),):
+    if tasks.input_shape != (len(columns.inputs),):
         raise InputError(
-            f"the inputs have shape {list(tasks.input_shape)} and the table has "
-            f"{len(columns.features)} columns of features; expected as many (columns=None where "
-            "inputs were made anew)."
+            f"the inputs have shape {list(tasks.input_shape)} and the columns of the table become "
+            f"{len(columns.inputs)} inputs; expected as many (columns=None where inputs were made "
+            "anew)."
         )
     count = 1 if tasks.is_classification else tasks.num_outputs
     if len(columns.targets) != count:
