@@ -24,7 +24,16 @@ from pyro_vmtl.model.clustering import Clustered
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.hierarchy import Hierarchical
 from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
-from pyro_vmtl.model.likelihoods import CategoricalLikelihood, GaussianLikelihood, Likelihood
+from pyro_vmtl.model.likelihoods import (
+    Categorical,
+    Family,
+    Gaussian,
+    Likelihood,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    StudentT,
+)
 from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Standard
 from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
 from pyro_vmtl.model.priors.nested import Nested, NestedWeights
@@ -38,13 +47,14 @@ _CHOICES: dict[str, type] = {
         *(Identity, PrincipalComponents, MLP, BayesianLinear),
         *(Standard, Mixture, Linear, Geometric, Power, Clustered, Hierarchical, Nested),
         *(Recursive, Anchored),
+        *(Categorical, Gaussian, StudentT, Poisson, NegativeBinomial, Ordinal),
     )
 }
 _CLASSIFIERS = ("conjugate", "mean_field", "point", "amortised")
 _FEATURES = 50  # vectors of at most so many numbers are taken as they are
 _OPEN = "default"  # what was left to the data
 # What models that were saved before there was a choice have.
-_EARLIER: dict[str, Any] = {"classifier": "mean_field"}
+_EARLIER: dict[str, Any] = {"classifier": "mean_field", "likelihood": _OPEN}
 
 
 @dataclass(frozen=True)
@@ -64,11 +74,14 @@ class Settings:
         ``"point"``, a point estimate; ``"amortised"``, Gaussians that a network shared by tasks and
         classes infers from class means (VMTL-AC).
         None, ``"conjugate"`` for the pool ``Nested`` and ``"mean_field"`` for the others.
+    :ivar likelihood: settings of one of the likelihoods, or a :class:`Likelihood` of the user's
+        own; None, :class:`Categorical` for classes and :class:`Gaussian` for numbers.
     :ivar bias: whether the weights have a bias as their last column.
     :ivar empirical_bayes: model and guide share the relatedness logits (the paper).
     :ivar initial_scale: standard deviation of the weights' posterior at the start (0 for points).
     :ivar initial_jitter: standard deviation of its means at the start.
-    :ivar initial_noise: noise scale of a regression at the start, in the unit of the targets.
+    :ivar initial_noise: noise scale of a regression at the start, in the unit of the targets, where
+        ``likelihood`` is None.
     """
 
     encoder: Architecture | Encoder | None = None
@@ -76,6 +89,7 @@ class Settings:
     representation_pool: Pool = dataclasses.field(default_factory=Standard)
     lenders: type[Lenders] = Anchored
     classifier: Literal["conjugate", "mean_field", "point", "amortised"] | None = None
+    likelihood: Family | Likelihood | None = None
     bias: bool = True
     empirical_bayes: bool = False
     initial_scale: float = 0.05
@@ -91,6 +105,11 @@ class Settings:
             raise InputError(
                 f"the lenders are {_shown(self.lenders)}; expected a class of lenders such as "
                 "Anchored, not an object of it"
+            )
+        if not isinstance(self.likelihood, (Family, Likelihood, type(None))):
+            raise InputError(
+                f"the likelihood is {_shown(self.likelihood)}; expected one such as Poisson(), or "
+                "a Likelihood of your own"
             )
         for name in ("bias", "empirical_bayes"):
             if not isinstance(getattr(self, name), bool):
@@ -119,7 +138,7 @@ class Settings:
             encoder = MLP()
             if len(input_shape) == 1 and self.lets_pool_nest():
                 if input_shape[0] <= _FEATURES:
-                    encoder = Identity(standardise=True)
+                    encoder = Identity(standardise=not named)
                 elif named:
                     encoder = PrincipalComponents(_FEATURES)
         if pool is None:
@@ -170,7 +189,6 @@ def assemble(
     :param input_shape: of one sample.
     """
     settings = settings.for_data(input_shape)
-    conjugate = settings.classifier == "conjugate"
     encoder = settings.encoder
     if isinstance(encoder, Architecture):
         encoder = encoder(input_shape, num_tasks)
@@ -181,13 +199,7 @@ def assemble(
             f"the encoder is {_shown(encoder)}; expected an architecture such as MLP(...) "
             "or an Encoder (wrap a network as DeterministicEncoder or GaussianEncoder)"
         )
-    likelihood: Likelihood = (
-        CategoricalLikelihood(num_outputs, contrasts=conjugate)
-        if is_classification
-        else GaussianLikelihood(
-            num_tasks, num_outputs, settings.initial_noise, learned=not conjugate
-        )
-    )
+    likelihood = _likelihood(settings, num_tasks, num_outputs, is_classification)
     return VMTL(
         num_tasks,
         encoder,
@@ -198,6 +210,38 @@ def assemble(
         lenders=settings.lenders(),
         empirical_bayes=settings.empirical_bayes,
     )
+
+
+def _likelihood(
+    settings: Settings, num_tasks: int, num_outputs: int, is_classification: bool
+) -> Likelihood:
+    chosen, conjugate = settings.likelihood, settings.classifier == "conjugate"
+    if chosen is None:
+        chosen = Categorical() if is_classification else Gaussian(settings.initial_noise)
+    of_classes = chosen.of_classes if isinstance(chosen, Family) else chosen.num_classes > 0
+    if of_classes != is_classification:
+        kinds = ("numbers", "classes")
+        advice = "" if of_classes else ", or regression=True where the task set is made"
+        raise InputError(
+            f"the likelihood is {type(chosen).__name__}, of {kinds[of_classes]}, and the targets "
+            f"are {kinds[is_classification]}; expected a likelihood of "
+            f"{kinds[is_classification]}{advice}"
+        )
+    if isinstance(chosen, Likelihood):
+        made = copy.deepcopy(chosen)
+    elif chosen.needs_closed_form and not conjugate:
+        raise InputError(
+            f"the likelihood is {type(chosen).__name__}, for weights in closed form, and the pool "
+            f"is {type(settings.pool).__name__}; expected the pool Nested"
+        )
+    else:
+        made = chosen(num_tasks, num_outputs, conjugate)
+    if (made.num_classes or made.num_outputs) != num_outputs:
+        raise InputError(
+            f"the likelihood is of {made.num_classes or made.num_outputs} classes or outputs; "
+            f"expected the {num_outputs} of the task set"
+        )
+    return made
 
 
 def _classifier(
@@ -250,6 +294,10 @@ def from_plain(plain: dict[str, Any], **own: Any) -> Settings:
     :raises InputError: names an entry that is missing or unknown.
     """
     values: dict[str, Any] = {}
+    known = [field.name for field in dataclasses.fields(Settings)]
+    for name in own:
+        if name not in known:
+            raise InputError(f"a saved model has no {name}; expected one of {known}")
     for field in dataclasses.fields(Settings):
         if own.get(field.name) is not None:
             values[field.name] = own[field.name]

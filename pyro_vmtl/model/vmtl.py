@@ -323,7 +323,7 @@ class VMTL(PyroModule):
                 targets: Tensor = pyro.sample(
                     "targets",
                     self.likelihood(representations, weights),
-                    obs=batch.y if observed else None,
+                    obs=self.likelihood.filled(batch.y, batch.mask) if observed else None,
                 )
         self._sample_layer_kl(relatedness.get("representations"))
         return targets

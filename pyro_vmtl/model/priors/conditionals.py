@@ -22,19 +22,14 @@ from pyro_vmtl.model.priors.gibbs import (
     num_slots,
 )
 
-__all__ = ["Moments", "cavity", "posterior", "product"]
+__all__ = ["Moments", "averaged", "bases", "cavity", "drawn_bases", "posterior", "product"]
 
 
 def posterior(evidence: Evidence, prior: Hyperpriors, state: State) -> Moments:
     """p(w_t | D, draw), ``[S, T, K, q]``."""
     sites = Sites(evidence, prior, state)
-    slots = num_slots(state.labels)
-    precision = by_cluster(state.labels, sites.of_base, slots)
-    shift = by_cluster(state.labels, sites.shift_of_base, slots)
-    seen, moved = integrate(precision, shift, state.cluster[:, None, None])
-    mean = _global_mean(prior, state, seen.sum(1), moved.sum(1))
-    base = _base(precision, shift, mean.loc[:, None], mean.covariance[:, None], state.cluster)
-    index = state.labels[:, :, None, None].expand(-1, -1, *shift.shape[2:])
+    base = _bases(sites, prior, state, num_slots(state.labels))
+    index = state.labels[:, :, None, None].expand(-1, -1, *base.loc.shape[2:])
     loc = base.loc.gather(1, index)
     covariance = base.covariance.gather(
         1, index.unsqueeze(-1).expand(*index.shape, index.shape[-1])
@@ -65,6 +60,47 @@ def cavity(evidence: Evidence, prior: Hyperpriors, state: State) -> Moments:
     return Moments(base.loc, base.covariance + sites.variance.expand_as(base.loc).diag_embed())
 
 
+def bases(evidence: Evidence, prior: Hyperpriors, state: State) -> Moments:
+    """p(m + c_k | D, draw), ``[S, M + 1, K, q]``, of M slots for clusters and one more.
+
+    Slots that no task of a draw is in, the last one at least, have that of a new cluster.
+    """
+    slots = num_slots(state.labels) + 1
+    return _bases(Sites(evidence, prior, state), prior, state, slots)
+
+
+def drawn_bases(
+    evidence: Evidence, prior: Hyperpriors, state: State, generator: torch.Generator
+) -> Tensor:
+    """A draw of every task's base m + c_k, all tasks together, for each draw, ``[S, T, K, q]``."""
+    sites = Sites(evidence, prior, state)
+    slots = num_slots(state.labels)
+    precision = by_cluster(state.labels, sites.of_base, slots)
+    shift = by_cluster(state.labels, sites.shift_of_base, slots)
+    seen, moved = integrate(precision, shift, state.cluster[:, None, None])
+    mean = _drawn(_global_mean(prior, state, seen.sum(1), moved.sum(1)), generator)[:, None]
+    known = torch.zeros_like(precision[:, :1])  # the covariance of a mean that has been drawn
+    base = _drawn(_base(precision, shift, mean, known, state.cluster), generator)
+    index = state.labels[:, :, None, None].expand(-1, -1, *base.shape[2:])
+    return base.gather(1, index)
+
+
+def _drawn(moments: Moments, generator: torch.Generator) -> Tensor:
+    """A draw from each Gaussian; covariances may be singular."""
+    values, vectors = torch.linalg.eigh(moments.covariance)
+    noise = torch.randn(moments.loc.shape, generator=generator, dtype=moments.loc.dtype)
+    scaled = values.clamp_min(0).sqrt() * noise.to(moments.loc.device)
+    return moments.loc + (vectors @ scaled.unsqueeze(-1)).squeeze(-1)
+
+
+def averaged(moments: Moments) -> Moments:
+    """Mean and covariance of a mixture in equal shares, ``[S, ...]`` to ``[...]``."""
+    loc = moments.loc.mean(0)
+    away = moments.loc - loc
+    between = torch.einsum("s...i,s...j->...ij", away, away) / len(away)
+    return Moments(loc, moments.covariance.mean(0) + between)
+
+
 def product(prior: Moments, precision: Tensor, shift: Tensor) -> Moments:
     """A Gaussian times a site exp(h w - w Lambda w / 2), normalised."""
     root = torch.linalg.cholesky(prior.covariance)
@@ -87,6 +123,15 @@ def _global_mean(prior: Hyperpriors, state: State, precision: Tensor, shift: Ten
     )
     covariance = half.mT @ half
     return Moments((covariance @ shift.unsqueeze(-1)).squeeze(-1), covariance)
+
+
+def _bases(sites: Sites, prior: Hyperpriors, state: State, slots: int) -> Moments:
+    """m + c_k given all sites, ``[S, slots, K, q]``."""
+    precision = by_cluster(state.labels, sites.of_base, slots)
+    shift = by_cluster(state.labels, sites.shift_of_base, slots)
+    seen, moved = integrate(precision, shift, state.cluster[:, None, None])
+    mean = _global_mean(prior, state, seen.sum(1), moved.sum(1))
+    return _base(precision, shift, mean.loc[:, None], mean.covariance[:, None], state.cluster)
 
 
 def _base(

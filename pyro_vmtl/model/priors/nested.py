@@ -20,7 +20,7 @@ from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.likelihoods import Likelihood, with_bias
 from pyro_vmtl.model.pools import Pool
 from pyro_vmtl.model.posteriors import WeightsPosterior
-from pyro_vmtl.model.priors.conditionals import cavity, posterior, product
+from pyro_vmtl.model.priors.conditionals import averaged, cavity, posterior, product
 from pyro_vmtl.model.priors.gibbs import (
     Evidence,
     Hyperpriors,
@@ -294,6 +294,11 @@ class NestedWeights(WeightsPosterior):
         """The draws of partition and scales that are kept."""
         return State(**{name: getattr(self, f"draw_{name}") for name in _FIELDS})
 
+    @property
+    def chains(self) -> State:
+        """Where the chains stand."""
+        return State(**{name: getattr(self, f"chain_{name}") for name in _FIELDS})
+
     # Distributions
 
     def gaussians(self) -> Gaussians:
@@ -325,9 +330,18 @@ class NestedWeights(WeightsPosterior):
         prior = self._cavity(draw)
         return self._normal(Moments(prior.loc.unsqueeze(-3), prior.covariance.unsqueeze(-4)))
 
-    def by_draw(self) -> Moments:
-        """q(w) given each of the draws that are kept, ``[S, T, K, q]``."""
-        return posterior(self.evidence, self.prior, self.draws)
+    def by_draw(self, without: int | None = None) -> Moments:
+        """q(w) given each of the draws that are kept, ``[S, T, K, q]``.
+
+        :param without: the position of a task whose evidence is taken out.
+        """
+        evidence = self.evidence
+        if without is not None:
+            stays = (torch.arange(self.num_tasks, device=self.loc.device) != without).double()
+            precision = evidence.precision * stays[:, None, None, None]
+            shift = evidence.shift * stays[:, None, None]
+            evidence = dataclasses.replace(evidence, precision=precision, shift=shift)
+        return posterior(evidence, self.prior, self.draws)
 
     def _normal(self, moments: Moments) -> dist.TorchDistribution:
         """Gaussians ``[*batch, K, q]`` as a distribution with the event shape ``[K, q]``."""
@@ -367,8 +381,8 @@ class NestedWeights(WeightsPosterior):
             logs = getattr(draws, name).clamp_min(1e-30).log()
             mean = (share @ logs.reshape(len(logs), -1)).exp()
             values[name] = mean.view(len(labels), *logs.shape[1:])
-        if not self._prior.has_clusters:
-            values["cluster"] = torch.zeros_like(values["cluster"])
+        # Where there are no clusters the variance is 0, which has no logarithm.
+        values["cluster"] = torch.where(values["cluster"] > 1e-29, values["cluster"], 0.0)
         return State(**values), shape
 
     # What moves
@@ -393,8 +407,7 @@ class NestedWeights(WeightsPosterior):
         self._step(batch, representations, likelihood)
         generator = torch.Generator().manual_seed(int(self.seed) + 7919 * int(self.steps))
         self.steps += 1
-        chains = State(**{name: getattr(self, f"chain_{name}") for name in _FIELDS})
-        evidence, prior = self.evidence, self.prior
+        chains, evidence, prior = self.chains, self.evidence, self.prior
         kept: list[State] = []
         means: list[Tensor] = []
         if not last:
@@ -415,17 +428,41 @@ class NestedWeights(WeightsPosterior):
                 if self.effective >= EFFECTIVE_DRAWS or hopeless:
                     break
             kept = kept[:: -(-len(kept) * _CHAINS // _KEPT)]
-        draws = _joined(kept)
+        self._take_draws(chains, _joined(kept), likelihood)
+
+    def _take_draws(self, chains: State, draws: State, likelihood: Likelihood) -> None:
+        """Stand where the chains stand, keep the draws, and hand the noise on."""
         for name in _FIELDS:
             setattr(self, f"chain_{name}", getattr(chains, name))
             setattr(self, f"draw_{name}", getattr(draws, name))
-        moments = posterior(evidence, prior, draws)
-        self.loc = moments.loc.mean(0)
-        away = moments.loc - self.loc
-        between = torch.einsum("stki,stkj->tkij", away, away) / len(away)
-        self.covariance = moments.covariance.mean(0) + between
+        self.loc, self.covariance = averaged(self.by_draw())
         if self.infers_noise:
             likelihood.take_noise(draws.noise.log().mean(0).exp().sqrt())
+
+    @torch.no_grad()
+    def take(
+        self,
+        evidence: Evidence,
+        chains: State,
+        draws: State,
+        likelihood: Likelihood,
+        like: NestedWeights,
+    ) -> None:
+        """Go on from the sites and draws of these tasks, which others were fitted to.
+
+        :param evidence: the sites, ``[T, ...]``.
+        :param chains: of these tasks; ``draws``: likewise.
+        :param likelihood: the noise of a regression is handed on to it.
+        :param like: the weights that the draws come from: as many steps have been made, and as
+            many draws are effective.
+        """
+        self.precision, self.shift = evidence.precision, evidence.shift
+        self.counts = evidence.counts
+        if evidence.squares is not None:
+            self.squares = evidence.squares
+        for name in ("steps", "seed", "effective"):
+            getattr(self, name).copy_(getattr(like, name))
+        self._take_draws(chains, draws, likelihood)
 
     def _step(
         self, batch: Batch, representations: dist.TorchDistribution, likelihood: Likelihood
@@ -437,19 +474,22 @@ class NestedWeights(WeightsPosterior):
             draws = [representations.sample() for _ in range(count)]
         precision, shift = torch.zeros_like(self.precision), torch.zeros_like(self.shift)
         weight = (batch.mask * batch.scale).double()  # [T, B]
-        targets = likelihood.standardised(batch.y)
-        for drawn in draws:
+        targets = likelihood.standardised(likelihood.filled(batch.y, batch.mask))
+        step = int(self.steps)
+        exact = step == 0 or likelihood.sites_are_exact
+        rate = 1.0 if exact else max(self.rate, min(0.7, 6 / step))
+        for number, drawn in enumerate(draws):
             features = with_bias(drawn.double(), self.event_shape[-1])
             loc, variance = self.predictor(features, self.loc[None], self.covariance[None])
-            g, r = likelihood.sites(loc[0], variance[0], targets)
+            if step and not number:
+                likelihood.update(loc[0], variance[0], targets, weight, rate)
+            sites = likelihood.sites if step else likelihood.first_sites
+            g, r = sites(loc[0], variance[0], targets)
             g, r = weight.unsqueeze(-1) * g / count, weight.unsqueeze(-1) * r / count
             seen = torch.einsum("tbk,tbi,tbj->tkij", r, features, features)
             precision += seen
             shift += g.mT @ features
             shift += (seen @ self.loc.unsqueeze(-1)).squeeze(-1)
-        step = int(self.steps)
-        exact = step == 0 or likelihood.sites_are_exact
-        rate = 1.0 if exact else max(self.rate, min(0.7, 6 / step))
         self.precision.lerp_(precision, rate)
         self.shift.lerp_(shift, rate)
         self.counts.lerp_(weight.sum(-1), rate)

@@ -369,7 +369,8 @@ class TestParts:
 class TestSettings:
     def test_choose_by_the_data(self) -> None:
         table = Settings().for_data((50,), named=True)
-        assert table.encoder == Identity(standardise=True)
+        assert table.encoder == Identity()  # a table's inputs are prepared by its columns
+        assert Settings().for_data((50,)).encoder == Identity(standardise=True)
         assert Settings().for_data((51,), named=True).encoder == PrincipalComponents(50)
         assert isinstance(table.pool, Nested)
         assert table.classifier == "conjugate"

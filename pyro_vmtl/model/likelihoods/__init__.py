@@ -1,0 +1,40 @@
+"""Likelihoods, a file each: what a task's representation and weights say about its targets."""
+
+from pyro_vmtl.model.likelihoods.base import (
+    Family,
+    Likelihood,
+    OutputwiseLikelihood,
+    linear_predictor,
+    quadrature,
+    with_bias,
+)
+from pyro_vmtl.model.likelihoods.categorical import Categorical, CategoricalLikelihood
+from pyro_vmtl.model.likelihoods.gaussian import Gaussian, GaussianLikelihood
+from pyro_vmtl.model.likelihoods.negative_binomial import (
+    NegativeBinomial,
+    NegativeBinomialLikelihood,
+)
+from pyro_vmtl.model.likelihoods.ordinal import Ordinal, OrdinalLikelihood
+from pyro_vmtl.model.likelihoods.poisson import Poisson, PoissonLikelihood
+from pyro_vmtl.model.likelihoods.student_t import StudentT, StudentTLikelihood
+
+__all__ = [
+    "Categorical",
+    "CategoricalLikelihood",
+    "Family",
+    "Gaussian",
+    "GaussianLikelihood",
+    "Likelihood",
+    "NegativeBinomial",
+    "NegativeBinomialLikelihood",
+    "Ordinal",
+    "OrdinalLikelihood",
+    "OutputwiseLikelihood",
+    "Poisson",
+    "PoissonLikelihood",
+    "StudentT",
+    "StudentTLikelihood",
+    "linear_predictor",
+    "quadrature",
+    "with_bias",
+]
