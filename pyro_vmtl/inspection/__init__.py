@@ -19,6 +19,8 @@ from pyro_vmtl.inspection.comparison import compare
 from pyro_vmtl.inspection.export import (
     to_inference_data,
 )
+from pyro_vmtl.inspection.gains import gains, gains_doubts
+from pyro_vmtl.inspection.leave_one_out import LeftOut, leave_one_out
 from pyro_vmtl.inspection.out_of_distribution import (
     leave_out_class,
     leave_out_task,
@@ -80,20 +82,25 @@ from pyro_vmtl.inspection.uncertainty import (
     risk_coverage,
     uncertainty_table,
 )
+from pyro_vmtl.inspection.variance_components import variance_components
 
 __all__ = [
+    "LeftOut",
     "Snapshots",
     "attributes",
     "calibration_table",
     "compare",
     "expected_calibration_error",
     "extreme_samples",
+    "gains",
+    "gains_doubts",
     "group",
     "group_names",
     "independence",
     "interval_coverage",
     "kept_epoch",
     "kl_per_task",
+    "leave_one_out",
     "leave_out_class",
     "leave_out_task",
     "out_of_distribution_auroc",
@@ -144,4 +151,5 @@ __all__ = [
     "task_order",
     "to_inference_data",
     "uncertainty_table",
+    "variance_components",
 ]

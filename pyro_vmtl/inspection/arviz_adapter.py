@@ -7,6 +7,7 @@ them put together, written, or taken apart.
 from __future__ import annotations
 
 import importlib
+import io
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -14,9 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import h5netcdf
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from xarray.backends import H5NetCDFStore
 
 from pyro_vmtl.errors import InputError
 
@@ -92,22 +95,25 @@ def save_netcdf(data: Any, path: str | Path) -> Path:
     path = Path(path)
     side = path.with_name(f".{path.name}.part")
     try:
-        if isinstance(data, xr.DataTree):
-            encoding: dict[str, Any] = {
-                f"/{name}": {
-                    variable: {"zlib": True}
-                    for variable, values in group(data, name).variables.items()
-                    if values.dtype.kind in "iufb"
-                }
-                for name in group_names(data)
-            }
-            data.to_netcdf(side, engine=_ENGINE, encoding=encoding)
-        else:
-            data.to_netcdf(str(side), engine=_ENGINE)
+        side.write_bytes(_packed(data))
         side.replace(path)
     finally:
         side.unlink(missing_ok=True)
     return path
+
+
+def _packed(data: Any) -> memoryview:
+    """The content of the file, made in memory: HDF5 may crash where a disk is full."""
+    content = io.BytesIO()
+    with h5netcdf.File(content, "w") as root:
+        for name, value in attributes(data).items():
+            root.attrs[name] = value
+        for name in group_names(data):
+            dataset = group(data, name)
+            numeric = [v for v, values in dataset.variables.items() if values.dtype.kind in "iufb"]
+            encoding = {variable: {"zlib": True} for variable in numeric}
+            dataset.dump_to_store(H5NetCDFStore(root.create_group(name)), encoding=encoding)
+    return content.getbuffer()
 
 
 def read_netcdf(path: str | Path) -> Any:

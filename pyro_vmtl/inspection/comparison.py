@@ -30,10 +30,13 @@ import torch
 from pyro_vmtl.data import TaskSet
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.fit import FittedVMTL
+from pyro_vmtl.inference.noise import fixed_noise
 from pyro_vmtl.inspection.arviz_adapter import pareto_smoothed
-from pyro_vmtl.inspection.draws import borrowing_of, fixed_noise
+from pyro_vmtl.inspection.draws import borrowing_of
 from pyro_vmtl.inspection.latent_draws import posterior_draws
+from pyro_vmtl.inspection.leave_one_out import leave_one_out
 from pyro_vmtl.inspection.scored import ALL_TASKS
+from pyro_vmtl.model.architectures import takes_no_gradient
 
 __all__ = ["PARETO_THRESHOLD", "compare"]
 
@@ -74,8 +77,13 @@ def compare(
       correction for the posterior q alone (of all tasks: the largest), ``pareto_k_samples``, the
       largest k when a sample is left out, and ``loo_unavailable``, the reason where ``loo`` is NaN.
 
-    LOO is available where both k are at most :data:`PARETO_THRESHOLD`: else draws of q do not
-    reach where the exact posterior lies, and the held-out density is what there is. A posterior
+    Where weights are in closed form (the pool Nested) and the encoder takes no gradient, LOO takes
+    each sample out by itself (:func:`pyro_vmtl.inspection.leave_one_out`), and partition and scales
+    are weighed as if they had not seen it. An encoder that was trained has seen all samples: such
+    fits are compared on held-out data.
+
+    Elsewhere LOO is available where both k are at most :data:`PARETO_THRESHOLD`: else draws of q do
+    not reach where the exact posterior lies, and the held-out density is what there is. A posterior
     fitted with KL weights below 1 is narrower than the exact one, so expect none there. Nor is it
     available where lenders carry the task's own data (``Recursive``): a sample left out of the
     likelihood would still speak through the prior. It holds fixed what was learned from all samples
@@ -191,8 +199,8 @@ def _leave_one_out(fitted: FittedVMTL, train: TaskSet, num_samples: int, seed: i
     reason = ""
     if vmtl.classifier.is_point:
         reason = "the weights are point estimates, of which there are no draws"
-    elif vmtl.classifier.is_conjugate:
-        reason = "partitions and scales were drawn given every sample and stay as they are"
+    elif vmtl.classifier.is_conjugate and not takes_no_gradient(fitted.settings.encoder):
+        reason = "the encoder was trained on every sample and stays as it is"
     elif "weights" in vmtl.borrowing and not vmtl.lenders.own_evidence:
         reason = (
             f"the lenders are {type(vmtl.lenders).__name__}: the prior contains the task's data"
@@ -201,6 +209,15 @@ def _leave_one_out(fitted: FittedVMTL, train: TaskSet, num_samples: int, seed: i
         return [
             _LOO(np.nan, int((labelled & (task == t)).sum()), reason=reason)
             for t in range(train.num_tasks)
+        ]
+    if vmtl.classifier.is_conjugate:
+        left = leave_one_out(vmtl, train)
+        chosen = [labelled & (task == t) for t in range(train.num_tasks)]
+        return [
+            _LOO(float(left.log_density[own].sum()), int(own.sum()), k_samples=left.k[own].max())
+            if own.any()
+            else _LOO(np.nan, 0, reason="no labelled training sample")
+            for own in chosen
         ]
     device = vmtl.device
     draws = posterior_draws(vmtl, train, num_samples, keep=("weights",), seed=seed)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,13 +13,13 @@ from pyro_vmtl.distributions import (
     RelatednessWeights,
 )
 from pyro_vmtl.inference.fit import FittedVMTL
+from pyro_vmtl.inference.noise import fixed_noise
 from pyro_vmtl.model import VMTL, Borrowing
 
 __all__ = [
     "BASE",
     "borrowing_of",
     "by_name",
-    "fixed_noise",
     "is_relaxation",
     "other_names",
     "relatedness_draws",
@@ -34,14 +31,6 @@ BASE = "base"
 """The name of N(0, I) among the lenders."""
 
 _Array = npt.NDArray[np.float64]
-
-
-@contextlib.contextmanager
-def fixed_noise(seed: int, device: torch.device) -> Iterator[None]:
-    """The same draws for the same seed, and the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def borrowing_of(vmtl: VMTL, site: str) -> Borrowing:

@@ -26,7 +26,7 @@ from pyro_vmtl.inspection.draws import (
 )
 from pyro_vmtl.inspection.latent_draws import Draws, posterior_draws, prior_draws
 from pyro_vmtl.inspection.training import kept_epoch
-from pyro_vmtl.model import SITES, Recursive, to_plain
+from pyro_vmtl.model import SITES, CategoricalLikelihood, Recursive, to_plain
 
 __all__ = ["VARIABLES", "leave_one_out", "to_inference_data"]
 
@@ -196,16 +196,30 @@ def _coords(fitted: FittedVMTL, tasks: TaskSet) -> dict[str, Any]:
 
 
 def _rows(fitted: FittedVMTL) -> dict[str, tuple[str, ...]]:
-    """The dimensions that name classes or outputs; of two classes, one has a row of weights."""
+    """The dimensions that name classes or outputs.
+
+    Of two classes one has a row of weights, and classes in an order have one together.
+    """
     if fitted.classes is None:
         return {"output": fitted.outputs or ()}
-    return {"class": fitted.classes, "log_odds_of": fitted.classes[1:]}
+    single = fitted.classes[1:] if len(fitted.classes) == 2 else ("higher classes",)
+    return {"class": fitted.classes, "log_odds_of": single}
 
 
 def _row_dim(fitted: FittedVMTL) -> str:
     if fitted.classes is None:
         return "output"
     return "class" if fitted.vmtl.likelihood.num_outputs > 1 else "log_odds_of"
+
+
+def _by_class(fitted: FittedVMTL, weights: _Array) -> _Array:
+    """Draws of weights ``[S, T, K, q]`` with a row for each class, where they are of contrasts."""
+    likelihood = fitted.vmtl.likelihood
+    if not isinstance(likelihood, CategoricalLikelihood) or not likelihood.contrasts:
+        return weights
+    rows = torch.as_tensor(weights, device=fitted.vmtl.device)
+    found: _Array = likelihood.class_weights(rows).cpu().numpy()
+    return found
 
 
 def _dataset(
@@ -260,7 +274,8 @@ def _sites_dataset(
         array = np.pad(array, [(0, 0), (0, 0), (0, missing)], constant_values=np.nan)
         values[name] = (("task", "other_task"), array)
     if draws.weights is not None:
-        values["weights"] = (("task", _row_dim(fitted), "latent"), draws.weights)
+        weights = _by_class(fitted, draws.weights)
+        values["weights"] = (("task", _row_dim(fitted), "latent"), weights)
     if draws.representations is not None:
         values["representations"] = (("sample", "representation"), draws.representations)
     dataset = _with_draws(values, coords, number)

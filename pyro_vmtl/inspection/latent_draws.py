@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pyro_vmtl.data import Batch, TaskSet
 from pyro_vmtl.data.batch import padded
-from pyro_vmtl.inspection.draws import borrowing_of, by_name, fixed_noise
+from pyro_vmtl.inference.noise import fixed_noise
+from pyro_vmtl.inspection.draws import borrowing_of, by_name
 from pyro_vmtl.model import VMTL
 
 __all__ = ["Draws", "posterior_draws", "prior_draws"]

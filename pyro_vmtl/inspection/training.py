@@ -15,8 +15,9 @@ from lightning.pytorch.callbacks import Callback
 from pyro_vmtl.distributions import kl_or_estimate
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.fit import FittedVMTL
+from pyro_vmtl.inference.noise import fixed_noise
 from pyro_vmtl.inference.training import TrainingModule
-from pyro_vmtl.inspection.draws import BASE, borrowing_of, fixed_noise, relatedness_probabilities
+from pyro_vmtl.inspection.draws import BASE, borrowing_of, relatedness_probabilities
 from pyro_vmtl.model import SITES, VMTL
 
 __all__ = ["Snapshots", "kept_epoch", "kl_per_task", "task_kls"]
