@@ -9,6 +9,7 @@ import torch
 from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import RelatednessGates, RelatednessWeights
 from pyro_vmtl.inference.counted_evidence import evidence
+from pyro_vmtl.inference.noise import fixed_noise
 from pyro_vmtl.model import SITES, VMTL, Borrowing, evaluating
 
 __all__ = [
@@ -91,9 +92,7 @@ def diagnose(vmtl: VMTL, batch: Batch) -> dict[str, float]:
         "weights_loc": loc.abs().mean().item(),
         "weights_drift": drift.item(),
     }
-    noise = torch.random.fork_rng(devices=[loc.device] if loc.device.type == "cuda" else [])
-    with evaluating(vmtl), noise:
-        torch.manual_seed(0)
+    with fixed_noise(0, loc.device), evaluating(vmtl):
         law = vmtl.encoder(batch.x)
         numbers |= evidence(vmtl, batch)
         for site in vmtl.borrowing:

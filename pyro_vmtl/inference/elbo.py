@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import kl_or_estimate
+from pyro_vmtl.inference.noise import turn
 from pyro_vmtl.model import SITES, VMTL, evaluating
 
 __all__ = ["ELBOParts", "elbo_parts", "task_losses"]
@@ -54,7 +55,7 @@ def elbo_parts(vmtl: VMTL, batch: Batch, num_particles: int = 8) -> ELBOParts:
     :param num_particles: draws to average over.
     """
     totals = dict.fromkeys(("targets", *SITES, "relatedness"), 0.0)
-    with evaluating(vmtl), vmtl.untempered():
+    with turn, evaluating(vmtl), vmtl.untempered():
         for _ in range(num_particles):
             for name, value in _one_draw(vmtl, batch).items():
                 totals[name] += value / num_particles

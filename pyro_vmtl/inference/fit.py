@@ -1,10 +1,9 @@
 """Fit a model to a task set: from data to a fitted model in one call."""
 
 import contextlib
+import inspect
 import logging
 import math
-import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -12,16 +11,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning
 import pandas as pd
 import pyro
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
@@ -33,15 +30,22 @@ from lightning.pytorch.loggers import Logger
 
 from pyro_vmtl.data import Batch, TableColumns, TaskBatches, TaskSet, attention_views
 from pyro_vmtl.errors import InputError
+from pyro_vmtl.inference.checkpoints import (
+    WholeCheckpoints,
+    check_checkpoint,
+    origin,
+    restore_best,
+)
 from pyro_vmtl.inference.diagnostics import diagnose, explain
 from pyro_vmtl.inference.elbo import elbo_parts
+from pyro_vmtl.inference.joining import add_tasks, forget_task
+from pyro_vmtl.inference.noise import all_noise
 from pyro_vmtl.inference.predict import Predictions, predict
 from pyro_vmtl.inference.processes import in_parallel
 from pyro_vmtl.inference.training import TrainingModule, TrainingSettings
 from pyro_vmtl.model import (
     SITES,
     VMTL,
-    GaussianLikelihood,
     NestedWeights,
     Settings,
     assemble,
@@ -49,15 +53,15 @@ from pyro_vmtl.model import (
 
 __all__ = ["FittedVMTL", "build", "fit"]
 
+# The options of lightning.Trainer, and those that are not the user's to set.
+_TRAINER = set(inspect.signature(lightning.Trainer).parameters)
+_SET_BY_FIT = {
+    *("accelerator", "max_epochs", "gradient_clip_val", "logger", "callbacks"),
+    *("enable_progress_bar", "enable_model_summary", "model_registry"),
+}
 _UPDATES = 18  # conjugate steps before the last look
 
 _log = logging.getLogger(__name__)
-
-# What torch.load raises for a text, for half a file, for an empty one; then for other contents.
-_UNREADABLE = (
-    *(UnpicklingError, RuntimeError, EOFError, LookupError, ValueError),
-    *(TypeError, AttributeError),
-)
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,90 @@ class FittedVMTL:
                 f"the task set has the tasks {list(tasks.names)}; the model was trained on "
                 f"{list(self.names)}"
             )
+        self._check_samples(tasks)
+        return predict(self.vmtl, tasks, num_samples, batch_size, seed)
+
+    def add_task(self, tasks: TaskSet, seed: int = 0) -> "FittedVMTL":
+        """A model that knows further tasks as well, without a new fit; this one stays as it is.
+
+        For the pool :class:`pyro_vmtl.Nested`. In every draw of partition and scales that the fit
+        kept, a new task is dealt to one of the clusters or to one of its own, by the prior of
+        partitions and by what its rows say; in a regression its noise is drawn likewise. A task
+        without a labelled row is predicted as one that is drawn from the same population.
+
+        What the fit has settled stays: the encoder, the unit of the targets, scales, and who of
+        the other tasks are together. Where new tasks are many, or unlike all others, fit anew.
+
+        Example::
+
+            rows = pv.TaskSet.from_arrays({"west": (x, y)}, classes=fitted.classes)
+            fitted = fitted.add_task(rows)
+
+        Rows of the table that the model was trained on are read for a new task by ``read_rows(rows,
+        like=dataclasses.replace(fitted, names=("west",)))``.
+
+        :param tasks: the new tasks alone, with the classes or outputs of this model.
+        :param seed: of the draws; where tasks are many, they join one after the other.
+        :return: the model of all tasks, the new ones last.
+        :raises InputError: for tasks that do not fit the model, or a model that no task can join.
+        """
+        _check_kind("the set of new tasks", tasks, TaskSet)
+        known = [name for name in tasks.names if name in self.names]
+        if known:
+            raise InputError(
+                f"the model knows the task {known[0]!r} already; expected new tasks alone"
+            )
+        self._check_samples(tasks)
+        if tasks.outputs != self.outputs:
+            raise InputError(
+                f"the outputs are {tasks.outputs}; the model was trained on {self.outputs}"
+            )
+        if tasks.columns not in (None, self.columns):
+            raise InputError(
+                "the new tasks were read from other columns than those that the model was trained "
+                "on, or standardised otherwise; expected tasks of read_rows(..., like=...)"
+            )
+        sizes = tasks.sizes.tolist()
+        sentences = [
+            f"The task {name!r} has no labelled sample: it is predicted as a task of which nothing "
+            "is known but that it is drawn from the same population as the others."
+            for name, size in zip(tasks.names, sizes, strict=True)
+            if not size
+        ]
+        seen = [name for name, size in zip(tasks.names, sizes, strict=True) if size]
+        sentences += _lacking_a_class(tasks.select(seen)) if seen else []
+        return replace(
+            self,
+            vmtl=add_tasks(self.vmtl, self.settings, tasks, seed),
+            names=self.names + tasks.names,
+            warnings=(*self.warnings, *sentences),
+        )
+
+    def forget(self, task: str) -> "FittedVMTL":
+        """A model without one of the tasks, and without a new fit; this one stays as it is.
+
+        For the pool :class:`pyro_vmtl.Nested`. What the task's rows say of weights is taken out,
+        and the posterior of the others is computed again. What they have settled before stays: the
+        encoder, the unit of the targets, scales, and who of the other tasks are together.
+
+        :param task: its name.
+        :raises InputError: for a task that the model does not know, the only one, or a model that
+            no task can leave.
+        """
+        if task not in self.names:
+            raise InputError(f"there is no task {task!r}; expected one of {list(self.names)}")
+        vmtl, settings = forget_task(
+            self.vmtl, self.settings, self.input_shape, self.names.index(task)
+        )
+        return replace(
+            self,
+            vmtl=vmtl,
+            settings=settings,
+            names=tuple(name for name in self.names if name != task),
+            warnings=tuple(told for told in self.warnings if repr(task) not in told),
+        )
+
+    def _check_samples(self, tasks: TaskSet) -> None:
         if tasks.input_shape != self.input_shape:
             raise InputError(
                 f"a sample has shape {list(tasks.input_shape)}; the model was trained on "
@@ -108,11 +196,10 @@ class FittedVMTL:
             raise InputError(
                 f"the classes are {tasks.classes}; the model was trained on {self.classes}"
             )
-        return predict(self.vmtl, tasks, num_samples, batch_size, seed)
 
 
 def build(tasks: TaskSet, settings: Settings | None = None, **choices: Any) -> VMTL:
-    """A new model for a task set.
+    """A new model for a task set; its start is drawn from torch's generator, as modules do.
 
     Example::
 
@@ -138,8 +225,8 @@ def build(tasks: TaskSet, settings: Settings | None = None, **choices: Any) -> V
     )
     encoder, likelihood = vmtl.encoder, vmtl.likelihood
     encoder.learn_from(tasks.x, centre=settings.bias)
-    if isinstance(likelihood, GaussianLikelihood) and not likelihood.learned:
-        likelihood.standardise_by(tasks.y[tasks.labelled], centre=settings.bias)
+    likelihood.check(tasks)
+    likelihood.learn_from(tasks.y[tasks.labelled], centre=settings.bias)
     return vmtl
 
 
@@ -170,10 +257,11 @@ def fit(
     :param settings: the model's structure.
     :param training: how to train it.
     :param vmtl: a model to train in place of a new one (``settings`` must describe it).
-    :param seed: on the CPU the same seed gives the same fit.
+    :param seed: on the CPU the same seed gives the same fit; the generators of torch, NumPy and
+        Python are left as they were.
     :param accelerator: ``"auto"`` (CUDA where there is one, else CPU), ``"cpu"``, ``"cuda"``.
     :param checkpoints: a folder for Lightning checkpoints; None keeps none.
-    :param resume: a checkpoint to go on from.
+    :param resume: a checkpoint to go on from, of the same data, settings and seed.
     :param loggers: Lightning loggers.
     :param callbacks: further Lightning callbacks.
     :param on_epoch: called with the history after each epoch.
@@ -196,21 +284,25 @@ def fit(
     _check_validation(tasks, validation)
     if validation is not None and not bool(validation.labelled.any()):
         validation = None
-    pyro.set_rng_seed(seed)
-    if vmtl is None:
-        vmtl = build(tasks, settings)
-    if not vmtl.training:  # the trainer leaves modes as they are, and fits end in evaluation mode
-        vmtl.train()
-    batches = TaskBatches(
-        tasks,
-        batch_size=training.batch_size,
-        per_class=training.per_class if tasks.is_classification else None,
-        steps_per_epoch=training.steps_per_epoch,
-        seed=seed,
-        views=attention_views(tasks) if vmtl.needs_views else None,
-    )
-    module = TrainingModule(vmtl, batches, training, validation, on_epoch)
-    with ExitStack() as stack:
+    with all_noise(seed), ExitStack() as stack:
+        if vmtl is None:
+            vmtl = build(tasks, settings)
+        for given in (tasks, validation):
+            if given is not None:
+                vmtl.likelihood.check(given)
+        # The trainer leaves modes as they are, and fits end in evaluation mode.
+        if not vmtl.training:
+            vmtl.train()
+        batches = TaskBatches(
+            tasks,
+            batch_size=training.batch_size,
+            per_class=training.per_class if tasks.is_classification else None,
+            steps_per_epoch=training.steps_per_epoch,
+            seed=seed,
+            views=attention_views(tasks) if vmtl.needs_views else None,
+        )
+        module = TrainingModule(vmtl, batches, training, validation, on_epoch)
+        module.origin = origin(tasks, validation, settings, seed)
         if checkpoints is None:
             checkpoints = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         keep, monitoring = _monitoring(checkpoints, validation is not None, training.patience)
@@ -221,6 +313,7 @@ def fit(
         # Pyro's checks of every distribution cost a third of a step; tests switch them on.
         stack.enter_context(pyro.validation_enabled(validate))
         options = {"devices": 1, "log_every_n_steps": 1, **trainer_options}
+        options["plugins"] = [WholeCheckpoints(), *_listed(options.get("plugins"))]
         if in_parallel(options):
             # A KL weight of 0 takes a term out of the loss, and parameters of a prior with it.
             options.setdefault("strategy", "ddp_find_unused_parameters_true")
@@ -237,9 +330,9 @@ def fit(
                 enable_model_summary=False,
                 **options,
             )
-        except MisconfigurationException as error:
+        except Exception as error:  # it has one of its own, and raises many others
             raise InputError(
-                f"the trainer refuses its options {options} ({str(error).splitlines()[0]})"
+                f"the trainer refuses its options {trainer_options} ({str(error).splitlines()[0]})"
             ) from error
         if not any(parameter.requires_grad for parameter in vmtl.parameters()):
             return _without_gradients(
@@ -248,15 +341,17 @@ def fit(
             )
         _run(trainer, module, batches, resume)
         if validation is not None:
-            _restore_best(keep, resume)
+            restore_best(keep, resume)
             best = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
             module.load_state_dict(best["state_dict"])
-    # What training tempers is part of what was fitted; the model is left as at its last step.
-    vmtl.eval()
-    batch = tasks.dense().to(vmtl.device)
-    if vmtl.classifier.is_conjugate:
-        vmtl.update(batch, last=True)
-    return _fitted(vmtl, tasks, settings, module.history, batch, _kept_early(module), log_warnings)
+        # What training tempers is part of what was fitted; the model is left as at its last step.
+        vmtl.eval()
+        batch = tasks.dense().to(vmtl.device)
+        if vmtl.classifier.is_conjugate:
+            vmtl.update(batch, last=True)
+        return _fitted(
+            vmtl, tasks, settings, module.history, batch, _kept_early(module), log_warnings
+        )
 
 
 def _without_gradients(
@@ -310,6 +405,7 @@ def _fitted(
     log_warnings: bool,
 ) -> FittedVMTL:
     sentences = [*explain(diagnose(vmtl, batch), vmtl), *vmtl.encoder.sentences(), *sentences]
+    sentences += _lacking_a_class(tasks)
     if isinstance(vmtl.classifier, NestedWeights):
         sentences += vmtl.classifier.sentences()
     else:
@@ -356,6 +452,30 @@ def _check_options(options: dict[str, Any]) -> None:
             raise InputError(
                 f"fit was given {name}; expected it as {argument}={kind.__name__}({name}=...)"
             )
+    for name in sorted(options):
+        if name in _SET_BY_FIT or name not in _TRAINER:
+            expected = ", ".join(sorted(_TRAINER - _SET_BY_FIT))
+            why = "which it sets by itself" if name in _TRAINER else "which no trainer has"
+            raise InputError(f"fit was given {name}, {why}; expected one of {expected}")
+
+
+def _lacking_a_class(tasks: TaskSet) -> list[str]:
+    """A sentence where a task has no training sample of a class that others have."""
+    if not tasks.is_classification:
+        return []
+    lacking = (tasks.class_counts == 0).any(1).nonzero().squeeze(-1).tolist()
+    if not lacking:
+        return []
+    task = lacking[0]
+    missing = int((tasks.class_counts[task] == 0).nonzero()[0])
+    assert tasks.classes is not None
+    others = len(lacking) - 1
+    further = f" (of the other tasks {others} lack one as well)" if others else ""
+    return [
+        f"The task {tasks.names[task]!r} has no training sample of the class "
+        f"{tasks.classes[missing]!r}{further}: what the model says of it there rests on the other "
+        "tasks alone."
+    ]
 
 
 def _in_another_unit(tasks: TaskSet) -> list[str]:
@@ -384,6 +504,10 @@ def _check_validation(tasks: TaskSet, validation: TaskSet | None) -> None:
             )
 
 
+def _listed(plugins: Any) -> list[Any]:
+    return plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
+
+
 def _accelerator(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -406,7 +530,9 @@ def _monitoring(
     folder: Path, has_validation: bool, patience: int | None
 ) -> tuple[ModelCheckpoint, list[Callback]]:
     if not has_validation:
-        keep = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True)
+        keep = ModelCheckpoint(
+            folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+        )
         return keep, [keep]
     keep = ModelCheckpoint(
         folder,
@@ -460,7 +586,7 @@ def _run(
     resume: Path | None,
 ) -> None:
     if resume is not None:
-        _check_checkpoint(Path(resume), module)
+        check_checkpoint(Path(resume), module)
     with _interruptible(trainer):
         trainer.fit(
             module,
@@ -487,61 +613,3 @@ def _interruptible(trainer: lightning.Trainer) -> Iterator[None]:
     finally:
         if handler is not None:
             signal.signal(signal.SIGINT, handler)
-
-
-def _restore_best(keep: ModelCheckpoint, resume: Path | None) -> None:
-    """Keep the best epoch of the run that was resumed, where none since was better.
-
-    The trainer does not look for it when the checkpoints go into another folder.
-    """
-    if resume is None:
-        return
-    saved = torch.load(resume, map_location="cpu", weights_only=True)
-    state = saved.get("callbacks", {}).get(keep.state_key, {})
-    score, path = state.get("best_model_score"), Path(resume).parent / "best.ckpt"
-    ours = Path(keep.best_model_path) if keep.best_model_path else None
-    if score is None or not path.is_file() or (ours is not None and ours.samefile(path)):
-        return
-    if keep.best_model_score is None or score <= keep.best_model_score.cpu():
-        target = Path(str(keep.dirpath)) / "best.ckpt"
-        draft = target.with_name(f".best-{os.getpid()}.ckpt")  # one for each process
-        shutil.copyfile(path, draft)
-        draft.replace(target)
-        keep.best_model_path, keep.best_model_score = str(target), score
-
-
-def _check_checkpoint(path: Path, module: TrainingModule) -> None:
-    """Make sure, before anything is changed, that the model can go on from this file."""
-    if not path.is_file():
-        raise InputError(f"the checkpoint {path} is not a file; expected one to resume from")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        found = {name: list(value.shape) for name, value in saved["state_dict"].items()}
-    except _UNREADABLE as error:
-        raise InputError(
-            f"the file {path} cannot be read as a checkpoint; expected one that training wrote"
-        ) from error
-    ours = {name: list(value.shape) for name, value in module.state_dict().items()}
-    for name in ours | found:
-        if ours.get(name) != found.get(name):
-            raise InputError(
-                f"the checkpoint {path} does not fit this model: {name} is "
-                f"{found.get(name, 'missing')} there and {ours.get(name, 'missing')} here; "
-                "expected one from a run with the same data shapes and model settings"
-            )
-    optimizer = module.configure_optimizers()["optimizer"]
-    groups = [len(group["params"]) for group in optimizer.param_groups]
-    for state in saved.get("optimizer_states", ()):
-        found_groups = [len(group["params"]) for group in state["param_groups"]]
-        if found_groups != groups:
-            raise InputError(
-                f"the checkpoint {path} does not fit this version: its optimiser has groups of "
-                f"{found_groups} parameters, and this one of {groups}; expected a checkpoint of "
-                "the same version, or a new run"
-            )
-    made = int(saved.get("epoch", -1)) + 1
-    if made > module.settings.epochs:
-        raise InputError(
-            f"epochs is {module.settings.epochs}, and the checkpoint {path} comes from epoch "
-            f"{made}; expected the number that training is to end with, at least {made}"
-        )

@@ -1,6 +1,5 @@
 """Posterior-predictive distributions, averaged over draws of weights and representations."""
 
-import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from pyro_vmtl.inference.metrics import (
     metrics_per_task,
     regression_metrics,
 )
+from pyro_vmtl.inference.noise import fixed_noise
 from pyro_vmtl.model import (
     SITES,
     VMTL,
-    GaussianLikelihood,
     NestedWeights,
     evaluating,
     with_bias,
@@ -79,8 +78,29 @@ class Predictions:
             self.mean[rows], self.log_density[rows], self.draws[:, rows], targets
         )
 
+    def interval(self, coverage: float = 0.9) -> tuple[Tensor, Tensor]:
+        """The ends of equal-tailed intervals of the targets of a regression, of the draws.
+
+        :param coverage: the probability that an interval holds.
+        :return: lower and upper end, ``[N]`` or ``[N, K]`` each, in the targets' unit.
+        :raises InputError: for classes, or a coverage outside (0, 1).
+        """
+        if self.draws is None:
+            raise InputError("targets are classes, which have no intervals; expected a regression")
+        if not 0 < coverage < 1:
+            raise InputError(f"coverage is {coverage}; expected a number between 0 and 1")
+        ends = self.draws.new_tensor([(1 - coverage) / 2, (1 + coverage) / 2])
+        low, high = torch.quantile(self.draws, ends, dim=0)
+        return low, high
+
     def frame(self) -> pd.DataFrame:
-        """A row per sample: task, target, prediction, probabilities or mean, uncertainties."""
+        """A row per sample: task, target, prediction, and how sure it is.
+
+        For classes the prediction is the most probable one, and each has its probability;
+        ``total``, ``aleatoric`` and ``epistemic`` are in nats. In a regression ``sd`` and a 90%
+        interval from ``low`` to ``high`` are in the unit of the target, and ``total``,
+        ``aleatoric`` and ``epistemic`` are variances, in its square.
+        """
         tasks = self.tasks
         names = np.array(tasks.names, dtype=object)
         columns: dict[str, object] = {"task": names[tasks.task.cpu().numpy()]}
@@ -91,13 +111,14 @@ class Predictions:
             columns["prediction"] = classes[self.mean.argmax(-1).numpy()]
             for c, name in enumerate(tasks.classes):
                 columns[f"probability {name}"] = self.mean[:, c].numpy()
-        elif y.dim() == 1:
-            columns["target"] = y.numpy()
-            columns["prediction"] = self.mean.numpy()
         else:
-            for k, name in enumerate(tasks.outputs or ()):
-                columns[f"target {name}"] = y[:, k].numpy()
-                columns[f"prediction {name}"] = self.mean[:, k].numpy()
+            outputs = [""] if y.dim() == 1 else [f" {name}" for name in tasks.outputs or ()]
+            low, high = self.interval()
+            sd = self.total.sqrt()
+            parts = {"target": y, "prediction": self.mean, "sd": sd, "low": low, "high": high}
+            for k, output in enumerate(outputs):
+                for name, value in parts.items():
+                    columns[f"{name}{output}"] = (value if y.dim() == 1 else value[:, k]).numpy()
         for name in ("total", "aleatoric", "epistemic"):
             value = getattr(self, name)
             if value.dim() == 1:
@@ -107,15 +128,6 @@ class Predictions:
                     columns[f"{name} {output}"] = value[:, k].numpy()
         columns["log_density"] = self.log_density.numpy()
         return pd.DataFrame(columns)
-
-
-@contextlib.contextmanager
-def _fixed_noise(seed: int, device: torch.device) -> Iterator[None]:
-    """The same draws for the same seed, and the caller's random state as it was."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
 
 
 @torch.no_grad()
@@ -144,7 +156,7 @@ def predict(
         batch_size = max(1, 2**24 // (num_samples * tasks.num_tasks * width))
     pieces: list[_Piece] = []
     rows: list[Tensor] = []
-    with evaluating(vmtl), _fixed_noise(seed, device):
+    with fixed_noise(seed, device), evaluating(vmtl):
         weights: Tensor | None = None
         moments = _moments(vmtl, num_samples)
         for batch in _chunks(tasks, batch_size):
@@ -190,6 +202,7 @@ def _check(vmtl: VMTL, tasks: TaskSet, num_samples: int, batch_size: int | None)
         )
     if len(tasks) == 0:
         raise InputError("the task set has no samples; expected some to predict")
+    vmtl.likelihood.check(tasks)
     if num_samples < 1:
         raise InputError(f"num_samples is {num_samples}; expected at least 1")
     if batch_size is not None and batch_size < 1:
@@ -278,17 +291,10 @@ def _predict_conjugate(vmtl: VMTL, batch: Batch, moments: _Moments) -> _Piece:
     representations = law.sample(torch.Size([count])) if vmtl.encoder.has_density else law.sample()
     features = with_bias(representations.double(), classifier.event_shape[-1])
     loc, variance = classifier.predictor(features, moments.loc, moments.covariance)
-    if isinstance(vmtl.likelihood, GaussianLikelihood):
-        noise = moments.noise.unsqueeze(2)
-        density = vmtl.likelihood.given(loc, variance, noise)
-        return _regression(density, batch, vmtl.likelihood.given(loc, noise=noise))
-    # A Latin hypercube over draws: of each logit every share of its Gaussian comes once.
-    ranks = torch.stack([torch.randperm(count) for _ in range(loc.shape[-1])], -1)
-    nodes = torch.special.ndtri((ranks.double() + 0.5) / count).to(loc.device)
-    predictor = loc + variance.sqrt() * nodes[:, None, None]
-    likelihood = vmtl.likelihood.given(predictor)
-    assert isinstance(likelihood, torch.distributions.Categorical)
-    return _classification(likelihood, batch)
+    likelihood, given = vmtl.likelihood.components(loc, variance, moments.noise.unsqueeze(2))
+    if isinstance(likelihood, torch.distributions.Categorical):
+        return _classification(likelihood, batch)
+    return _regression(likelihood, _targets(vmtl, batch), given)
 
 
 def _predict_batch(
@@ -306,7 +312,11 @@ def _predict_batch(
     likelihood = vmtl.likelihood(representations, drawn)
     if isinstance(likelihood, torch.distributions.Categorical):
         return _classification(likelihood, batch), drawn
-    return _regression(likelihood, batch), drawn
+    return _regression(likelihood, _targets(vmtl, batch)), drawn
+
+
+def _targets(vmtl: VMTL, batch: Batch) -> Tensor:
+    return vmtl.likelihood.filled(batch.y, batch.mask)
 
 
 def _entropy(probabilities: Tensor) -> Tensor:
@@ -326,7 +336,7 @@ def _classification(likelihood: torch.distributions.Categorical, batch: Batch) -
 
 def _regression(
     likelihood: torch.distributions.Distribution,
-    batch: Batch,
+    targets: Tensor,
     given: torch.distributions.Distribution | None = None,
 ) -> _Piece:
     """A mixture over draws.
@@ -334,10 +344,10 @@ def _regression(
     :param likelihood: a component for every draw.
     :param given: the same with the weights known, where components integrate over them.
     """
-    density = likelihood.log_prob(batch.y)
+    means = likelihood.mean
+    density = likelihood.log_prob(targets.to(means.dtype))
     log_density = density.logsumexp(0) - math.log(len(density))
     aleatoric = (likelihood if given is None else given).variance.mean(0)
-    means = likelihood.mean
     epistemic = means.var(0, correction=0) + likelihood.variance.mean(0) - aleatoric
     draws = likelihood.sample()
     return _Piece(means.mean(0), log_density, aleatoric + epistemic, aleatoric, epistemic, draws)

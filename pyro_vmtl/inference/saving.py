@@ -1,20 +1,25 @@
 """Saved models: tensors as safetensors, the rest as JSON; opening one never runs code."""
 
+import contextlib
+import hashlib
 import json
+import math
 import os
+import secrets
 import shutil
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as unpack
+from safetensors.torch import save as pack
 
 from pyro_vmtl.data import TableColumns
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.fit import FittedVMTL
-from pyro_vmtl.model import assemble, from_plain, to_plain
+from pyro_vmtl.inference.noise import all_noise
+from pyro_vmtl.model import SITES, NestedWeights, assemble, from_plain, to_plain
 
 __all__ = ["load", "save"]
 
@@ -41,11 +46,12 @@ def save(fitted: FittedVMTL, path: str | Path) -> Path:
     if path.exists():
         raise InputError(f"{path} exists; expected a new folder to save the model into")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    draft = path.parent / f".{path.name[:100]}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        draft.chmod(0o755)
+        draft.mkdir()  # not by tempfile, whose files are the owner's alone, whatever umask says
         tensors = {k: v.detach().cpu().contiguous() for k, v in fitted.vmtl.state_dict().items()}
-        save_file(tensors, draft / _TENSORS)
+        packed = pack(tensors)
+        (draft / _TENSORS).write_bytes(packed)
         description = {
             "format": _FORMAT,
             "settings": to_plain(fitted.settings),
@@ -56,6 +62,7 @@ def save(fitted: FittedVMTL, path: str | Path) -> Path:
             "columns": None if fitted.columns is None else fitted.columns.to_plain(),
             "tempering": fitted.vmtl.tempering,
             "warnings": fitted.warnings,
+            "digest": hashlib.sha256(packed).hexdigest(),
         }
         (draft / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
         draft.rename(path)
@@ -74,39 +81,56 @@ def load(path: str | os.PathLike[str], **own: Any) -> FittedVMTL:
     :raises InputError: for a folder that is not a saved model, or does not fit what is passed in.
     """
     folder = Path(path)
-    if (folder / "model" / _DESCRIPTION).is_file():
-        folder = folder / "model"
-    for name in (_DESCRIPTION, _TENSORS):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder} has no {name}; expected the folder of a saved model")
     try:
-        description = json.loads((folder / _DESCRIPTION).read_text())
-        known = description["format"]
-    except (ValueError, KeyError, TypeError) as error:
+        if (folder / "model" / _DESCRIPTION).is_file():
+            folder = folder / "model"
+        absent = [name for name in (_DESCRIPTION, _TENSORS) if not (folder / name).is_file()]
+    except OSError as error:  # a name that is too long, or a folder that may not be read
         raise InputError(
-            f"{folder / _DESCRIPTION} is not the description of a saved model ({error})"
+            f"{str(folder)[:200]} cannot be read ({error.strerror}); expected the folder of a "
+            "saved model"
         ) from error
+    if absent:
+        raise InputError(f"{folder} has no {absent[0]}; expected the folder of a saved model")
+    with _read(folder / _DESCRIPTION, "is not the description of a saved model"):
+        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        known = description["format"]
     if known != _FORMAT:
         raise InputError(
             f"{folder / _DESCRIPTION} has format {known}; this version reads format {_FORMAT}"
         )
-    settings = from_plain(description["settings"], **own)
-    names, classes, outputs = (
-        None if description[key] is None else tuple(description[key])
-        for key in ("names", "classes", "outputs")
-    )
-    assert names is not None
-    input_shape = tuple(description["input_shape"])
-    plain = description.get("columns")  # models of earlier versions do not say
-    columns = None if plain is None else TableColumns.from_plain(plain)
-    count = len(classes) if classes is not None else len(outputs or ("y",))
-    vmtl = assemble(settings, len(names), count, input_shape, classes is not None)
-    try:
-        vmtl.load_state_dict(load_file(folder / _TENSORS))
-    except (RuntimeError, SafetensorError) as error:
-        last = str(error).splitlines()[-1].strip()
-        raise InputError(f"{folder / _TENSORS} does not fit the model ({last})") from error
-    vmtl.tempering.update(description["tempering"])
+    with _read(folder / _DESCRIPTION, "is not the description of a saved model"):
+        names, classes, outputs = (
+            _texts(description, key) for key in ("names", "classes", "outputs")
+        )
+        if not names or (classes is None and outputs is None):
+            raise ValueError("it has no tasks, or neither classes nor outputs")
+        input_shape = _sizes(description["input_shape"])
+        tempering = {site: float(description["tempering"][site]) for site in SITES}
+        if not all(math.isfinite(weight) and weight >= 0 for weight in tempering.values()):
+            raise ValueError(f"the KL weights are {tempering}")
+        sentences = _texts(description, "warnings") or ()
+        settings = from_plain(description["settings"], **own)
+        plain = description.get("columns")  # models of earlier versions do not say
+        columns = None if plain is None else TableColumns.from_plain(plain)
+        count = len(outputs or ()) if classes is None else len(classes)
+        with all_noise(0):  # a start that is replaced at once
+            vmtl = assemble(settings, len(names), count, input_shape, classes is not None)
+    with _read(folder / _TENSORS, "does not fit the model"):
+        packed = (folder / _TENSORS).read_bytes()
+        digest = description.get("digest")  # likewise
+        if digest is not None and hashlib.sha256(packed).hexdigest() != digest:
+            raise ValueError("it is not the file that was saved with the description")
+        tensors = unpack(packed)
+        for name, value in vmtl.state_dict().items():
+            if name in tensors and tensors[name].is_floating_point() != value.is_floating_point():
+                raise ValueError(f"{name} is {tensors[name].dtype}; expected {value.dtype}")
+            if name in tensors and not bool(tensors[name].isfinite().all()):
+                raise ValueError(f"{name} has numbers that are not finite")
+        vmtl.load_state_dict(tensors)
+        if digest is None and isinstance(vmtl.classifier, NestedWeights):
+            vmtl.classifier.by_draw()  # whether evidence and draws fit each other
+    vmtl.tempering.update(tempering)
     vmtl.eval()
     return FittedVMTL(
         vmtl,
@@ -116,6 +140,40 @@ def load(path: str | os.PathLike[str], **own: Any) -> FittedVMTL:
         outputs,
         input_shape,
         pd.DataFrame(),
-        tuple(description["warnings"]),
+        sentences,
         columns,
     )
+
+
+@contextlib.contextmanager
+def _read(file: Path, complaint: str) -> Iterator[None]:
+    """Whatever is wrong with a file is said in a sentence: a broken one can raise any error."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = f"{lines[-1].strip()} is missing" if isinstance(error, KeyError) else lines[-1]
+        raise InputError(
+            f"{file} {complaint} ({reason.strip()}); expected the files as save wrote them"
+        ) from error
+
+
+def _texts(description: dict[str, Any], key: str) -> tuple[str, ...] | None:
+    """A list of different texts, or None."""
+    texts = description[key]
+    if texts is None:
+        return None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{key} is {texts!r}")
+    if key != "warnings" and (not texts or len(set(texts)) < len(texts)):
+        raise ValueError(f"{key} is {texts!r}")
+    return tuple(texts)
+
+
+def _sizes(sizes: Any) -> tuple[int, ...]:
+    whole = isinstance(sizes, list) and all(type(size) is int and size > 0 for size in sizes)
+    if not whole or not sizes:
+        raise ValueError(f"input_shape is {sizes!r}")
+    return tuple(sizes)

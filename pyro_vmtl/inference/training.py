@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor
@@ -185,6 +186,7 @@ class TrainingModule(lightning.LightningModule):
         self.settings = settings
         self.batches = batches
         self.history: list[dict[str, float]] = []
+        self.origin: dict[str, str] | None = None  # of data and model; a checkpoint says it too
         self.uncertainty: UncertaintyWeighting | None = None
         self._gradients: GradientWeighting | None = None
         if vmtl.num_tasks > 1:  # there is something to weigh
@@ -253,6 +255,10 @@ class TrainingModule(lightning.LightningModule):
             )
 
     def on_train_start(self) -> None:
+        for stopping in self.trainer.early_stopping_callbacks:
+            # A resumed run whose patience is out has ended.
+            if isinstance(stopping, EarlyStopping) and stopping.wait_count >= stopping.patience:
+                self.trainer.should_stop = True
         if self._random_state is not None:  # a resumed run goes on with the noise it would have had
             torch.set_rng_state(self._random_state)
             self._random_state = None
@@ -355,6 +361,8 @@ class TrainingModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
+        checkpoint["origin"] = self.origin
+        checkpoint["tempering"] = dict(self.vmtl.tempering)
         checkpoint["random_state"] = torch.get_rng_state()
         checkpoint["gradient_weighting"] = self._gradient_weighting
 
@@ -368,6 +376,7 @@ class TrainingModule(lightning.LightningModule):
                 "neither"
             )
         self.history = list(checkpoint["history"])
+        self.vmtl.tempering.update(checkpoint["tempering"])  # no step may be left to set it
         self._random_state = checkpoint["random_state"]
         self._keep_settings(checkpoint)
 

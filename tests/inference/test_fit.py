@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressBar
 
-from pyro_vmtl.data import TaskSplits, clusters
+from pyro_vmtl.data import TaskSet, TaskSplits, clusters
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import (
     Constant,
@@ -27,6 +28,7 @@ from pyro_vmtl.inference import (
 )
 from pyro_vmtl.model import (
     MLP,
+    SITES,
     Anchored,
     BayesianLinear,
     DeterministicEncoder,
@@ -266,6 +268,69 @@ class TestResuming:
         says = f"task_weighting is {names[1]!r}, .* from training with {names[0]!r}; expected"
         with pytest.raises(InputError, match=says):
             fit(splits.train, None, SETTINGS, new, resume=tmp_path / "last.ckpt")
+
+    def test_with_other_data_or_settings_is_refused(
+        self, splits: TaskSplits, tmp_path: Path
+    ) -> None:
+        """Of the same shape, so that nothing else would tell."""
+        train, validation = splits.train, splits.validation
+        fit(train, validation, SETTINGS, TRAINING, seed=3, checkpoints=tmp_path)
+        moved, fewer = replace(train, x=train.x + 1e-6), train.subset(torch.arange(1, len(train)))
+        renamed = [replace(part, names=("a", "b", "c")) for part in (train, validation)]
+        swapped = replace(validation, y=1 - validation.y)
+        settings = replace(SETTINGS, pool=Mixture(base=True, kl_bound="convexity"))
+        others: list[tuple[str, tuple[Any, ...], int]] = [
+            ("the digest of the training inputs is", (moved, validation, SETTINGS), 3),
+            ("the number of training samples is 24 there and 23 here", (fewer, validation), 3),
+            (r'the tasks is \["task 0".* there and \["a", "b"', (*renamed, SETTINGS), 3),
+            ("the digest of the validation targets is", (train, swapped, SETTINGS), 3),
+            ("the number of validation samples is 18 there and 0 here", (train, None), 3),
+            (
+                "the setting pool is .*tight.* there and .*convexity",
+                (train, validation, settings),
+                3,
+            ),
+            ("the seed is 3 there and 4 here", (train, validation, SETTINGS), 4),
+        ]
+        training = replace(TRAINING, epochs=6)
+        for says, (tasks, held_out, *chosen), seed in others:
+            model = chosen[0] if chosen else SETTINGS
+            with pytest.raises(InputError, match=f"comes from another run: {says}"):
+                fit(tasks, held_out, model, training, seed=seed, resume=tmp_path / "last.ckpt")
+        fit(train, validation, SETTINGS, training, seed=3, resume=tmp_path / "last.ckpt")
+
+    @pytest.mark.parametrize("patience", [None, 1])
+    @pytest.mark.parametrize("is_validated", [True, False])
+    def test_after_the_last_epoch_is_the_run(
+        self, splits: TaskSplits, tmp_path: Path, is_validated: bool, patience: int | None
+    ) -> None:
+        """Also one that ended early, and into its own folder of checkpoints or another."""
+        bad = Ramp(0.02, 5.0) if patience else TRAINING.learning_rate
+        training = replace(TRAINING, epochs=8, patience=patience, learning_rate=bad)
+        validation = splits.validation if is_validated else None
+
+        def run(**options: Any) -> FittedVMTL:
+            return fit(splits.train, validation, SETTINGS, training, seed=3, **options)
+
+        whole = run(checkpoints=tmp_path)
+        assert (len(whole.history) < 8) == bool(patience and is_validated)
+        for folder in (None, tmp_path, tmp_path / "other"):
+            again = run(checkpoints=folder, resume=tmp_path / "last.ckpt")
+            _assert_same(whole, again)
+            assert again.vmtl.tempering == whole.vmtl.tempering != dict.fromkeys(SITES, 1.0)
+            assert again.warnings == whole.warnings
+        assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == (
+            ["best.ckpt", "last.ckpt"] if is_validated else ["last.ckpt"]
+        )
+
+    def test_without_the_best_epoch_is_refused(self, splits: TaskSplits, tmp_path: Path) -> None:
+        fit(splits.train, splits.validation, SETTINGS, TRAINING, checkpoints=tmp_path)
+        (tmp_path / "best.ckpt").unlink()
+        with pytest.raises(InputError, match=r"best\.ckpt is not a file; expected the folder"):
+            fit(
+                *(splits.train, splits.validation, SETTINGS, TRAINING),
+                resume=tmp_path / "last.ckpt",
+            )
 
     def test_does_not_go_back(self, splits: TaskSplits, tmp_path: Path) -> None:
         fit(splits.train, None, SETTINGS, TRAINING, checkpoints=tmp_path)
@@ -516,3 +581,16 @@ def test_targets_in_a_unit_that_the_priors_do_not_reach_are_called_out(
     training = TrainingSettings(epochs=1, steps_per_epoch=2, validation_samples=4)
     fitted = fit(train, None, settings, training)
     assert any("root mean square" in sentence for sentence in fitted.warnings) == is_named
+
+
+def test_a_task_without_a_class_is_named() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(3, 12, 2))
+    y = (x[..., 0] > 0).astype(int)
+    whole = {f"task {t}": (x[t], y[t]) for t in range(3)}
+    lacking = whole | {"task 1": (x[1], np.zeros(12, dtype=int))}
+    for tasks, says in ((whole, False), (lacking, True)):
+        task_set = TaskSet.from_arrays(tasks, classes=(0, 1))
+        fitted = fit(task_set, accelerator="cpu", log_warnings=False)
+        sentence = "The task 'task 1' has no training sample of the class '1': what the model says"
+        assert any(sentence in warning for warning in fitted.warnings) == says

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -210,6 +211,30 @@ class TestUncertainty:
         assert predictions.log_density[tasks.labelled].min() < -200
         for name in ("mean", "total", "aleatoric", "epistemic"):
             assert _fields(predictions)[name].isfinite().all()
+
+
+class TestIntervals:
+    def test_hold_their_share_of_the_draws(self) -> None:
+        tasks = _tasks("regression")
+        predictions = predict(_make(tasks, Identity()), tasks, num_samples=1000)
+        assert predictions.draws is not None
+        for coverage in (0.5, 0.9):
+            low, high = predictions.interval(coverage)
+            inside = (predictions.draws > low) & (predictions.draws < high)
+            assert inside.float().mean(0).sub(coverage).abs().max() < 0.01
+        table = predictions.frame()
+        np.testing.assert_allclose(table["low"], predictions.interval()[0])
+        np.testing.assert_allclose(table["sd"], predictions.total.sqrt())
+
+    def test_what_they_cannot_be(self) -> None:
+        for kind, coverage, said in (
+            ("classification", 0.9, "classes, which have no intervals"),
+            ("regression", 1.0, "coverage is 1.0; expected a number between 0 and 1"),
+        ):
+            tasks = _tasks(kind)
+            predictions = predict(_make(tasks, Identity()), tasks, num_samples=5)
+            with pytest.raises(InputError, match=said):
+                predictions.interval(coverage)
 
 
 class TestWhatIsMissing:

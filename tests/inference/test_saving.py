@@ -80,9 +80,9 @@ def test_columns_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     fitted, _ = fitted_to("ill")
     path = save(fitted, tmp_path / "model") / "model.json"
     description = json.loads(path.read_text())
-    description["columns"]["mean"] = [0.0]
+    description["columns"]["inputs"] = []
     path.write_text(json.dumps(description))
-    with pytest.raises(InputError, match="the mean of the features"):
+    with pytest.raises(InputError, match=r"the inputs are \[\]; expected some of"):
         load(tmp_path / "model")
 
 

@@ -171,7 +171,7 @@ def test_with_weights_in_closed_form_reaches_it_too(encoder: Architecture, steps
         kl_weights=pv.Constant(1.0),
         kl_representations=pv.Constant(0.01),
     )
-    scores, seeds = {"fit": 0.0, "svi": 0.0}, (0, 1, 2)
+    scores, seeds = {"fit": 0.0, "svi": 0.0}, (0, 1)
     for seed in seeds:
         splits = pv.clusters(4, 2, samples=30, dimensions=6, test_samples=500, seed=seed)
         tasks = splits.train
