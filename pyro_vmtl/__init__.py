@@ -18,6 +18,7 @@ from pyro_vmtl.data import (
 )
 from pyro_vmtl.distributions import PosteriorMixture
 from pyro_vmtl.errors import InputError
+from pyro_vmtl.estimators import VMTLClassifier, VMTLRegressor
 from pyro_vmtl.inference import (
     Annealing,
     Constant,
@@ -37,28 +38,42 @@ from pyro_vmtl.inference import (
     save,
     scale_temperature,
 )
-from pyro_vmtl.inspection import compare, partitions, relatedness, to_inference_data
+from pyro_vmtl.inspection import (
+    compare,
+    gains,
+    partitions,
+    relatedness,
+    to_inference_data,
+    variance_components,
+)
 from pyro_vmtl.model import (
     MLP,
     VMTL,
     Anchored,
     BayesianLinear,
+    Categorical,
     Clustered,
     DeterministicEncoder,
     Encoder,
+    Gaussian,
     GaussianEncoder,
     Geometric,
     Hierarchical,
     Identity,
+    Likelihood,
     Linear,
     Mixture,
+    NegativeBinomial,
     Nested,
+    Ordinal,
+    Poisson,
     Pool,
     Power,
     PrincipalComponents,
     Recursive,
     Settings,
     Standard,
+    StudentT,
 )
 
 __all__ = [
@@ -68,20 +83,26 @@ __all__ = [
     "Annealing",
     "Batch",
     "BayesianLinear",
+    "Categorical",
     "Clustered",
     "Constant",
     "Decay",
     "DeterministicEncoder",
     "Encoder",
     "FittedVMTL",
+    "Gaussian",
     "GaussianEncoder",
     "Geometric",
     "Hierarchical",
     "Identity",
     "InputError",
+    "Likelihood",
     "Linear",
     "Mixture",
+    "NegativeBinomial",
     "Nested",
+    "Ordinal",
+    "Poisson",
     "Pool",
     "PosteriorMixture",
     "Power",
@@ -94,16 +115,20 @@ __all__ = [
     "Settings",
     "Stairs",
     "Standard",
+    "StudentT",
     "TaskBatches",
     "TaskSet",
     "TaskSplits",
     "TrainingSettings",
+    "VMTLClassifier",
+    "VMTLRegressor",
     "build",
     "clusters",
     "compare",
     "digit_domains",
     "elbo_parts",
     "fit",
+    "gains",
     "load",
     "partitions",
     "predict",
@@ -117,6 +142,7 @@ __all__ = [
     "split_table",
     "split_tasks",
     "to_inference_data",
+    "variance_components",
 ]
 
 try:

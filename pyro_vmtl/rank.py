@@ -16,7 +16,9 @@ from pyro_vmtl.inspection.scored import ALL_TASKS
 from pyro_vmtl.runs import config_folder, read_plan
 from pyro_vmtl.runs.configuration import Plan
 from pyro_vmtl.runs.ranking import rank_plans
-from pyro_vmtl.runs.refusals import ending_in_a_sentence
+from pyro_vmtl.runs.refusals import ArgumentParser, ending_in_a_sentence
+from pyro_vmtl.runs.screen import plain_console, styled
+from pyro_vmtl.runs.trust import named_by_the_user
 
 __all__ = ["main"]
 
@@ -88,7 +90,7 @@ def _plans(pools: list[str], overrides: list[str]) -> tuple[dict[str, Plan], int
             pool, _, lenders = str(name).partition("+")
             chosen = [f"pool={pool}"] + ([f"lenders={lenders}"] if lenders else [])
             config = compose("train", [*overrides, *chosen])
-            plans[str(name)], seed = read_plan(config), config.seed
+            plans[str(name)], seed = read_plan(config, named_by_the_user(overrides)), config.seed
     return plans, seed
 
 
@@ -120,7 +122,7 @@ def _run(arguments: list[str], console: Console) -> None:
 
     def report(name: str, fitted: FittedVMTL) -> None:
         for sentence in fitted.warnings:
-            console.print(f"[yellow]Warning[/yellow] ({name}): {sentence}")
+            console.print(styled("yellow", "Warning", f"({name}): {sentence}"))
 
     ranking = rank_plans(plans, options["heldout"], options["draws"], seed, report)
     console.print(_table(ranking))
@@ -133,7 +135,7 @@ def _run(arguments: list[str], console: Console) -> None:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         "python -m pyro_vmtl.rank",
         description=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -142,7 +144,7 @@ def main() -> None:
         "arguments", nargs="*", metavar="key=value", help="any of what is listed above"
     )
     with ending_in_a_sentence(OSError):
-        _run(parser.parse_args().arguments, Console())
+        _run(parser.parse_args().arguments, plain_console())
 
 
 if __name__ == "__main__":

@@ -1,22 +1,14 @@
 """Write a run's ``report.html`` anew: ``python -m pyro_vmtl.report RUN``."""
 
-import argparse
-from typing import NoReturn
-
 from pyro_vmtl.runs import write_report
-from pyro_vmtl.runs.refusals import ending_in_a_sentence
+from pyro_vmtl.runs.refusals import ArgumentParser, ending_in_a_sentence
 
 __all__ = ["main"]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"Error: {message}\n")
-
-
 def main() -> None:
     """The command."""
-    parser = _Parser(
+    parser = ArgumentParser(
         prog="python -m pyro_vmtl.report",
         description="Write report.html into the folder of a finished run of python -m "
         "pyro_vmtl.train, from the files in it. The run has written one itself; this writes it "

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -157,8 +158,42 @@ def test_the_tables_of_simulated_tasks_are_the_summary_of_their_results() -> Non
     wide = pd.read_csv(RESULTS / "wide_tables.csv")
     wide_summary = _benchmark("wide_summary")
     said += wide_summary.summary(wide[wide["seed"].isin(wide_summary.SEEDS)]).splitlines()
+    joined = pd.read_csv(RESULTS / "new_tasks.csv")
+    said += _benchmark("new_tasks").summary(joined).splitlines()
     text = (ROOT / "docs" / "simulated.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) >= 30
     for row in rows:
         assert row in said, row
+
+
+def _alike(said: str, printed: str) -> bool:
+    """Whether two texts have the same words, and numbers that Monte Carlo error can tell apart."""
+    pairs = list(zip(said.split(), printed.split(), strict=False))
+    if len(said.split()) != len(printed.split()):
+        return False
+    for one, other in pairs:
+        try:
+            numbers = [float(word.strip("[]%,()")) for word in (one, other)]
+        except ValueError:
+            if one != other:
+                return False
+        else:
+            if numbers[0] != pytest.approx(numbers[1], abs=0.12, nan_ok=True):
+                return False
+    return True
+
+
+def test_the_page_on_tables_prints_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(ROOT / "tests" / "data" / "cases" / "clinics.csv", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "tables.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", page, re.DOTALL)
+    assert sum(bool(said) for _, said in blocks) >= 6
+    names: dict[str, object] = {}
+    for code, said in blocks:
+        exec(code, names)
+        printed = capsys.readouterr().out
+        assert _alike(said, printed), f"{code}\nprinted\n{printed}"

@@ -1,5 +1,6 @@
 """From a Hydra configuration to the objects of an experiment."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,16 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import TrainingSettings
 from pyro_vmtl.model import MLP, Architecture, Encoder, Settings
 from pyro_vmtl.runs.refusals import sentence_of
+from pyro_vmtl.runs.trust import check_names_of_code
 
 __all__ = ["Plan", "config_folder", "read_plan", "repeatable"]
 
 _TRAINING = {field.name for field in fields(TrainingSettings)}
+# Arguments of `fit` that no configuration sets.
+_SET_BY_COMMANDS = {
+    *("tasks", "validation", "settings", "training", "vmtl", "seed", "checkpoints", "resume"),
+    *("loggers", "callbacks", "on_epoch", "log_warnings"),
+}
 _REPEAT = """\
 # The configuration of this run, resolved. To repeat the run into a new folder:
 #   python -m pyro_vmtl.train --config-dir {folder} --config-name config
@@ -47,28 +54,45 @@ class Plan:
     trainer: dict[str, Any]
 
 
-def read_plan(config: DictConfig) -> Plan:
+def read_plan(config: DictConfig, trusted: Collection[str] = ()) -> Plan:
     """Make the objects that a configuration describes.
 
+    :param trusted: modules and objects, beside this library's, that it may name; see
+        :func:`pyro_vmtl.runs.trust.named_by_the_user`.
     :raises InputError: says what in it cannot be used.
     """
-    model = _make(config.model, "model")
+    model = _make(config.model, "model", trusted)
     model["encoder"] = _variant(model.get("encoder"), model.pop("encoder_variant", None) or {})
+    known = {field.name for field in fields(Settings)} - {"pool", "representation_pool", "lenders"}
+    for name in sorted(set(model) - known):
+        raise InputError(
+            f"model has {name!r}; expected one of {', '.join(sorted(known))} or encoder_variant"
+        )
     settings = Settings(
         **model,
-        pool=None if config.get("pool") is None else _make(config.pool, "pool"),
-        representation_pool=_make(config.representation_pool, "representation_pool"),
-        lenders=_make(config.lenders, "lenders"),
+        pool=None if config.get("pool") is None else _make(config.pool, "pool", trusted),
+        representation_pool=_make(config.representation_pool, "representation_pool", trusted),
+        lenders=_make(config.lenders, "lenders", trusted),
+        likelihood=(
+            None
+            if config.get("likelihood") is None
+            else _make(config.likelihood, "likelihood", trusted)
+        ),
     )
     if "validation" in config.data and config.data.validation is None:  # of a table
         config.data.validation = 0 if settings.takes_no_gradient((1,), named=True) else 0.2
-    splits = _make(config.data, "data")
+    splits = _make(config.data, "data", trusted)
     if not isinstance(splits, TaskSplits):
         raise InputError(
             f"data is a {type(splits).__name__}; expected the configuration of a task set with "
             "training, validation and test parts"
         )
-    trainer = _make(config.trainer, "trainer")
+    trainer = _make(config.trainer, "trainer", trusted)
+    for name in sorted(set(trainer) & _SET_BY_COMMANDS):
+        raise InputError(
+            f"trainer.{name} is set by the command; expected a setting of training, or an option "
+            "of lightning.Trainer such as trainer.deterministic"
+        )
     training = {k: trainer.pop(k) for k in list(trainer) if k in _TRAINING}
     return Plan(splits, settings, TrainingSettings(**training), trainer)
 
@@ -99,8 +123,9 @@ def _variant(encoder: Any, choices: dict[str, bool | None]) -> Any:
     return encoder
 
 
-def _make(config: DictConfig, name: str) -> Any:
+def _make(config: DictConfig, name: str, trusted: Collection[str]) -> Any:
     try:
+        check_names_of_code(config, name, trusted)
         made = instantiate(config, _convert_="all")
     except (InstantiationException, OmegaConfBaseException) as error:
         raise InputError(_sentence(error, name)) from error
@@ -119,11 +144,17 @@ def _sentence(error: Exception, name: str) -> str:
     return f"the configuration of {name} cannot be used: {str(cause).splitlines()[0]}"
 
 
-def repeatable(config: DictConfig, folder: Path) -> str:
-    """The text of ``config.yaml``: resolved, and complete enough to be run by itself."""
+def repeatable(config: DictConfig, folder: Path, checkpoint: Path | None) -> str:
+    """The text of ``config.yaml``: resolved, and complete enough to be run by itself.
+
+    :param folder: of the run.
+    :param checkpoint: that a repetition is to go on from.
+    """
     data = OmegaConf.to_container(config, resolve=True)
     assert isinstance(data, dict)
-    data["run_dir"] = None  # a repetition goes into a folder of its own
+    data["run_dir"] = data["resume"] = None  # a repetition goes into a folder of its own
+    data["allow"] = []  # which is asked of whoever repeats the run
+    data["ckpt_path"] = None if checkpoint is None else str(checkpoint)
     text = {
         "defaults": [
             {"override hydra/job_logging": "none"},

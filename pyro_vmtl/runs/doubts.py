@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from pyro_vmtl.inspection import gains_doubts
 from pyro_vmtl.inspection.scored import ALL_TASKS
 from pyro_vmtl.model.architectures import FIXED
 from pyro_vmtl.runs.finished import FinishedRun
@@ -58,6 +59,9 @@ def check(run: FinishedRun, calibration: pd.DataFrame | None = None) -> list[Che
         checks.append(
             Check("Relatedness", "does it tell one task from another?", _relatedness(run))
         )
+    if run.gains is not None:
+        question = "does a simpler model predict training samples better when each is left out?"
+        checks.append(Check("Sharing", question, tuple(gains_doubts(run.gains))))
     if run.metrics.get("calibrated"):
         question = "is the temperature well known, and did it help on test data?"
         checks.append(Check("Temperature scaling", question, _scaling(run)))

@@ -4,14 +4,16 @@ import dataclasses
 import logging
 import math
 import shlex
+import shutil
 import time
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pyro_vmtl.data import ImageSplits, TaskSplits
@@ -19,6 +21,8 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL, Predictions, ScaledVMTL, in_parallel, save
 from pyro_vmtl.inspection import (
     Snapshots,
+    gains,
+    gains_doubts,
     kept_epoch,
     plot_relatedness,
     plot_relatedness_over_time,
@@ -27,13 +31,16 @@ from pyro_vmtl.inspection import (
     save_netcdf,
     to_inference_data,
 )
-from pyro_vmtl.model import Settings, Standard
+from pyro_vmtl.inspection.gains import WITHOUT
+from pyro_vmtl.inspection.scored import ALL_TASKS
+from pyro_vmtl.model import Nested, Settings, Standard
 from pyro_vmtl.model.architectures import takes_no_gradient
 from pyro_vmtl.runs.configuration import Plan, read_plan, repeatable
 from pyro_vmtl.runs.fits import fit_plan, predict_held_out, versions
 from pyro_vmtl.runs.folder import RunFolder
 from pyro_vmtl.runs.report import write_report
 from pyro_vmtl.runs.scaling import check_scaling, scale_run
+from pyro_vmtl.runs.screen import styled
 
 __all__ = ["Scores", "baselines", "run_experiment"]
 
@@ -45,7 +52,12 @@ _SNAPSHOTS = 20
 _BEFORE_TRAINING = ("config.yaml", "splits", "tensorboard", "checkpoints")
 
 
-def run_experiment(config: DictConfig, folder: RunFolder | None, console: Console) -> FittedVMTL:
+def run_experiment(
+    config: DictConfig,
+    folder: RunFolder | None,
+    console: Console,
+    trusted: Collection[str] = (),
+) -> FittedVMTL:
     """Do what a configuration says and write all of it into the folder.
 
     Where that fails before an epoch was trained, the folder is left as it was found, so that the
@@ -54,32 +66,54 @@ def run_experiment(config: DictConfig, folder: RunFolder | None, console: Consol
     :param config: a composed configuration; see ``configs/``.
     :param folder: an empty run folder; None in a further process of a run
         (:mod:`pyro_vmtl.runs.processes`), which trains along and does nothing else.
-    :param console: where progress and the test table are shown.
+    :param console: where progress and the test table are shown, as
+        :func:`pyro_vmtl.runs.screen.plain_console` makes it.
+    :param trusted: what the configuration may name; see :func:`pyro_vmtl.runs.read_plan`.
     :raises InputError: says what in the configuration cannot be used.
     """
     if folder is None:
-        plan = _plan(config)
-        return fit_plan(plan, config.seed, resume=config.ckpt_path, log_warnings=False)
+        plan, resume = _plan(config, trusted), _checkpoint(config)
+        return fit_plan(plan, config.seed, resume=resume, log_warnings=False)
     try:
-        return _run(config, folder, console)
+        fitted = _run(config, folder, console, trusted)
     except BaseException:
         if not (folder.path / "metrics.csv").exists():
             folder.discard(_BEFORE_TRAINING)
+        folder.release(has_ended=False)
         raise
+    folder.release()
+    return fitted
 
 
-def _plan(config: DictConfig) -> Plan:
+def _plan(config: DictConfig, trusted: Collection[str]) -> Plan:
     """The plan, once it is sure that it can be carried out to the end."""
-    plan = read_plan(config)
+    plan = read_plan(config, trusted)
     _check(config, plan)
     check_scaling(config.temperature_scaling, plan.splits)
     return plan
 
 
-def _run(config: DictConfig, folder: RunFolder, console: Console) -> FittedVMTL:
+def _checkpoint(config: DictConfig) -> Path | None:
+    """What training goes on from: ``resume`` names a run, ``ckpt_path`` a file."""
+    if config.get("resume") is not None:
+        last = Path(str(config.resume)) / "checkpoints" / "last.ckpt"
+        if last.is_file():
+            return last
+        if not RunFolder.existing(str(config.resume)).is_unfinished:
+            raise InputError(
+                f"the run {config.resume} has ended and {last} is not a file; expected a run with "
+                "checkpoints, which a fit without gradients does not leave"
+            )
+    return None if config.ckpt_path is None else Path(str(config.ckpt_path))
+
+
+def _run(
+    config: DictConfig, folder: RunFolder, console: Console, trusted: Collection[str]
+) -> FittedVMTL:
     started = time.perf_counter()
-    plan = _plan(config)
-    folder.write_text("config.yaml", repeatable(config, folder.path))
+    plan = _plan(config, trusted)
+    if not folder.goes_on:
+        folder.write_text("config.yaml", repeatable(config, folder.path, _checkpoint(config)))
     console.print(_introduction(plan))
     if isinstance(plan.splits, ImageSplits):
         plan.splits.write_lists(folder.path / "splits")
@@ -114,12 +148,19 @@ def _run(config: DictConfig, folder: RunFolder, console: Console) -> FittedVMTL:
         },
     )
     _write_inspection(fitted, snapshots, test, plan.splits, config, folder)
+    gained = _gains(fitted, plan, config.seed)
+    if gained is not None:
+        folder.write_csv("gains.csv", gained)
     for table in _tables({"VMTL" if shown else "": scores, **shown}):
         console.print(table)
     if scaled is not None:
         console.print(_temperatures(scaled.model))
-    for sentence in (*fitted.warnings, *(scaled.model.warnings if scaled else ())):
-        console.print(f"[yellow]Warning:[/yellow] {sentence}")
+    doubts: list[str] = []
+    if gained is not None:
+        console.print(_gains_table(gained))
+        doubts = gains_doubts(gained)
+    for sentence in (*fitted.warnings, *doubts, *(scaled.model.warnings if scaled else ())):
+        console.print(styled("yellow", "Warning:", sentence))
     _write_report(folder, console)
     console.print(f"Run folder: {folder.path}", soft_wrap=True)
     if (folder.path / "report.html").is_file():
@@ -148,7 +189,9 @@ def _introduction(plan: Plan) -> str:
         if tasks.is_classification
         else f"regression of {', '.join(tasks.outputs or ())}"
     )
-    return f"{tasks.num_tasks} tasks; inputs: {inputs}; {kind}; samples: {counts}"
+    said = f"{tasks.num_tasks} tasks; inputs: {inputs}; {kind}; samples: {counts}"
+    notes = () if tasks.columns is None else tasks.columns.notes
+    return "\n".join((said, *notes))
 
 
 def _fit(plan: Plan, config: DictConfig, folder: RunFolder) -> tuple[FittedVMTL, Snapshots]:
@@ -159,6 +202,8 @@ def _fit(plan: Plan, config: DictConfig, folder: RunFolder) -> tuple[FittedVMTL,
         loggers.append(TensorBoardLogger(folder.path, name="tensorboard", version=""))
 
     def write_history(history: list[dict[str, float]]) -> None:
+        if folder.goes_on:  # what it goes on with is known to fit the checkpoint by now
+            folder.write_text("config.yaml", repeatable(config, folder.path, config.ckpt_path))
         folder.write_csv("metrics.csv", pd.DataFrame(history))
 
     snapshots = Snapshots(plan.splits.train.names, -(-plan.training.epochs // _SNAPSHOTS))
@@ -166,7 +211,7 @@ def _fit(plan: Plan, config: DictConfig, folder: RunFolder) -> tuple[FittedVMTL,
         plan,
         config.seed,
         checkpoints=folder.path / "checkpoints",
-        resume=config.ckpt_path,
+        resume=_checkpoint(config),
         loggers=loggers,
         callbacks=[snapshots],
         on_epoch=write_history,
@@ -174,6 +219,9 @@ def _fit(plan: Plan, config: DictConfig, folder: RunFolder) -> tuple[FittedVMTL,
     )
     if not (folder.path / "metrics.csv").exists():  # all epochs were in the checkpoint already
         folder.write_csv("metrics.csv", fitted.history)
+    if folder.goes_on:  # the process may have ended just after it was written
+        folder.write_text("config.yaml", repeatable(config, folder.path, config.ckpt_path))
+        shutil.rmtree(folder.path / "model", ignore_errors=True)
     save(fitted, folder.path / "model")
     return fitted, snapshots
 
@@ -215,6 +263,29 @@ def _write_inspection(
         _write_figure(folder, f"figures/{name}.png", figure)
 
 
+def _gains(fitted: FittedVMTL, plan: Plan, seed: int) -> pd.DataFrame | None:
+    """What sharing gains, where it can be had without a trained encoder."""
+    pool, encoder = fitted.settings.pool, fitted.settings.encoder
+    if not isinstance(pool, Nested) or not takes_no_gradient(encoder) or len(fitted.names) < 2:
+        return None
+    return gains(fitted, plan.splits.train, seed=seed)
+
+
+def _gains_table(gained: pd.DataFrame) -> Table:
+    """Each task's gain over the rivals, with its standard error."""
+    rivals = [against for against in gained["against"].unique() if against != WITHOUT]
+    table = Table("task", title="Gain in log density a training sample, each left out, over")
+    for rival in rivals:
+        table.add_column(rival, justify="right", no_wrap=True)
+    shown = {(row["task"], row["against"]): row for _, row in gained.iterrows()}
+    names = [name for name in gained["task"].unique() if name != ALL_TASKS]
+    for task in (*names, ALL_TASKS):
+        rows = [shown[task, rival] for rival in rivals]
+        cells = [f"{row['gain']:+.3f} ± {_number(row['se'])}" for row in rows]
+        table.add_row(task, *cells, style="bold" if task == ALL_TASKS else None)
+    return table
+
+
 def _write_report(folder: RunFolder, console: Console) -> None:
     try:
         write_report(folder.path)
@@ -223,11 +294,8 @@ def _write_report(folder: RunFolder, console: Console) -> None:
         _log.debug("no report", exc_info=True)
         sentence = f"report.html was not written ({type(error).__name__}: {error})"
         again = f"python -m pyro_vmtl.report {shlex.quote(str(folder.path))}"
-        console.print(
-            f"[yellow]Warning:[/yellow] {escape(sentence)}; the run is complete, and "
-            f"`{escape(again)}` tries again.",
-            soft_wrap=True,
-        )
+        said = f"{sentence}; the run is complete, and `{again}` tries again."
+        console.print(styled("yellow", "Warning:", said), soft_wrap=True)
 
 
 def _write_figure(folder: RunFolder, name: str, figure: Any) -> None:

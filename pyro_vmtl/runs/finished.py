@@ -23,9 +23,14 @@ from pyro_vmtl.inspection.relatedness import LABELS, VALUES, kind_of
 from pyro_vmtl.model import Kind
 from pyro_vmtl.model.architectures import FIXED
 
-__all__ = ["FinishedRun", "read_run"]
+__all__ = ["FinishedRun", "leads_out", "read_run"]
 
 _OWN = "own"
+_FILES = (
+    *("config.yaml", "metrics.json", "metrics.csv", "model/model.json", "relatedness.csv"),
+    *("relatedness_over_time.csv", "predictions.parquet", "predictions_scaled.parquet"),
+    *("gains.csv", "inference_data.nc"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class FinishedRun:
     :ivar has_inputs: whether the inputs of ``predictions`` are the test samples' own.
     :ivar over_time: ``relatedness_over_time.csv``, where there is one that says something.
     :ivar scaled: ``predictions_scaled.parquet``, where temperatures were fitted; without draws.
+    :ivar gains: ``gains.csv``, where there is one; see :func:`pyro_vmtl.gains`.
     """
 
     path: Path
@@ -57,6 +63,7 @@ class FinishedRun:
     has_inputs: bool = False
     over_time: pd.DataFrame | None = None
     scaled: Predictions | None = None
+    gains: pd.DataFrame | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -92,6 +99,11 @@ class FinishedRun:
         return setting(self.model, name)
 
 
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a link takes a path out of its folder: a report shows what is in its run alone."""
+    return not path.resolve().is_relative_to(folder.resolve())
+
+
 def setting(model: dict[str, Any], name: str) -> str:
     """The name of a choice in a saved model's description; ``own`` for one of its author's."""
     choice = model["settings"].get(name)
@@ -105,6 +117,12 @@ def read_run(path: str | Path) -> FinishedRun:
     :raises InputError: for a folder that lacks one of them, or a file that cannot be read.
     """
     path = Path(path)
+    for name in _FILES:
+        if leads_out(path / name, path):
+            raise InputError(
+                f"{path / name} is a link that leads out of the folder; expected the file itself, "
+                "as a run writes it"
+            )
     config = _read(path / "config.yaml", _config)
     metrics = _read(path / "metrics.json", _json)
     model = _read(path / "model" / "model.json", _json)
@@ -113,6 +131,7 @@ def read_run(path: str | Path) -> FinishedRun:
     table = _read(path / "relatedness.csv", _relatedness)
     over_time = _read_if_there(path / "relatedness_over_time.csv", _relatedness)
     scaled = _read_if_there(path / "predictions_scaled.parquet", pd.read_parquet)
+    gained = _read_if_there(path / "gains.csv", _gains)
     try:
         constant = _group(path, "constant_data")
         inputs = _inputs(constant, len(frame))
@@ -131,6 +150,7 @@ def read_run(path: str | Path) -> FinishedRun:
             inputs is not None,
             None if over_time is None or over_time.empty else over_time,
             None if scaled is None else _predictions(scaled, model, None, None),
+            gained,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
@@ -158,6 +178,14 @@ def _config(path: Path) -> Any:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+def _gains(path: Path) -> pd.DataFrame:
+    # A task may be called NA.
+    table = pd.read_csv(path, keep_default_na=False, dtype={"task": str, "other": str})
+    return table.astype({"samples": int}).assign(
+        **{name: pd.to_numeric(table[name], errors="coerce") for name in ("gain", "se")}
+    )
 
 
 def _relatedness(path: Path) -> pd.DataFrame:

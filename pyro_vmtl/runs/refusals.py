@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import (
@@ -18,16 +21,47 @@ from omegaconf.errors import (
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
-from rich.console import Console
 
 from pyro_vmtl.errors import InputError
+from pyro_vmtl.runs.screen import plain_console
 
-__all__ = ["ending_in_a_sentence", "sentence_of", "wants_traceback"]
+__all__ = [
+    "ArgumentParser",
+    "check_flags",
+    "ending_in_a_sentence",
+    "sentence_of",
+    "wants_traceback",
+]
 
 _HYDRA = "HYDRA_FULL_ERROR"
 _OURS = "PYRO_VMTL_SENTENCES"
 # Lines by which Hydra says where it looked, and what else it could do.
 _ASIDES = ("Config search path", "provider=", "See http", "To append to your default list")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """That of Python, which says in one sentence what it does not understand."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program, without the usage that comes first elsewhere: ``--help`` shows it."""
+        said = " ".join(message.split())
+        self.exit(2, f"Error: {said}; expected what `{self.prog} --help` lists\n")
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+    """Make sure that Hydra understands the flags of a command, such as ``--config-dir``.
+
+    :param arguments: without the name of the command.
+    :raises InputError: for one that it does not, which Hydra itself would answer with its usage.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        said = " ".join(message.split())
+        raise InputError(f"{said}; expected key=value, or one of the flags of --hydra-help")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(list(arguments))
 
 
 def wants_traceback() -> bool:
@@ -55,10 +89,11 @@ def ending_in_a_sentence(*further: type[Exception]) -> Iterator[None]:
             raise
         if wants_traceback():
             traceback.print_exc()
-        console = Console(stderr=True, soft_wrap=True)
+        console = plain_console(stderr=True, soft_wrap=True, highlight=False)
         rank = os.environ.get("LOCAL_RANK", "0")  # of several processes that train one model
         start = "Error" if rank == "0" else f"Error in process {rank}"
-        console.print(f"{start}: {sentence_of(error)}", markup=False, highlight=False)
+        said = re.sub(r"\s*[\r\n]+\s*", " ", sentence_of(error).strip())
+        console.print(f"{start}: {said}")
         sys.exit(2)
     finally:
         if asked != "1":
@@ -95,6 +130,17 @@ def sentence_of(error: BaseException) -> str:
             f"{several[1]} gives {key} several values; expected one, {key}=[{values}] for a list, "
             "or --multirun before it for a run with each"
         )
+    if isinstance(error, OSError) and error.errno is not None:
+        where = "" if error.filename is None else f", {error.filename}"
+        return (
+            f"a file cannot be read or written ({os.strerror(error.errno)}{where}); expected room "
+            "for it, and permission"
+        )
+    if type(error) in (AssertionError, AttributeError, TypeError):
+        return (
+            f"Hydra cannot use the arguments ({type(error).__name__}: {error}); expected key=value "
+            "with values as the configuration has them"
+        )
     lines = [line.strip() for line in str(error).splitlines()]
     if isinstance(cause, OmegaConfBaseException):
         lines += str(cause).splitlines()[:1]
@@ -104,7 +150,7 @@ def sentence_of(error: BaseException) -> str:
 
 def _raised_by_hydra(error: BaseException) -> bool:
     """Of some overrides, such as pool=3, Hydra complains as a program does of a bug."""
-    if type(error) is not ValueError:
+    if type(error) not in (AssertionError, AttributeError, TypeError, ValueError):
         return False
     last = error.__traceback__
     while last is not None and last.tb_next is not None:

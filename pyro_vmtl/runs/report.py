@@ -13,7 +13,9 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from pyro_vmtl.errors import InputError
 from pyro_vmtl.inspection import calibration_table, relatedness_auc, relatedness_matrix, task_order
+from pyro_vmtl.inspection.gains import COMPLETE_POOLING, NO_POOLING, WITHOUT
 from pyro_vmtl.inspection.relatedness import Value
 from pyro_vmtl.inspection.scored import ALL_TASKS
 from pyro_vmtl.model import Kind
@@ -33,6 +35,7 @@ from pyro_vmtl.runs.report_tables import (
     borrowing_table,
     calibration_report,
     calibration_rows,
+    gains_table,
     scaling_report,
     scores_table,
     uncertainty_report,
@@ -81,7 +84,15 @@ def write_report(run: str | Path) -> Path:
     :raises InputError: if the folder lacks a file of a run, or holds one that cannot be read.
     """
     finished = read_run(run)
-    text = _render(finished)
+    try:
+        text = _render(finished)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # of the many ways in which files may not be those of a run
+        raise InputError(
+            f"the files of {run} do not fit each other ({type(error).__name__}: {error}); expected "
+            "those of one run (HYDRA_FULL_ERROR=1 shows where)"
+        ) from error
     folder = RunFolder.existing(run)
     return folder.write("report.html", lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -104,6 +115,7 @@ def _render(run: FinishedRun) -> str:
         tiles=_tiles(run, calibration, checks),
         summary=_summary(run, calibration),
         scores=scores_table(run),
+        gains=gains_table(run),
         metrics=[METRICS[name] for name in run.metrics["test"]["mean"] if name in METRICS],
         calibration=calibration_report(run, calibration),
         scaling=scaling_report(run),
@@ -234,7 +246,24 @@ def _summary(run: FinishedRun, calibration: pd.DataFrame) -> list[str]:
             f"Of the targets, {written(pooled['coverage'])} lie inside their 90% intervals: "
             f"{pooled['verdict']}."
         )
-    return sentences + [_borrowing_sentence(run, site) for site in run.sites]
+    sentences += [_borrowing_sentence(run, site) for site in run.sites]
+    return sentences + _gains_sentence(run)
+
+
+def _gains_sentence(run: FinishedRun) -> list[str]:
+    """Whether sharing helps all tasks together."""
+    if run.gains is None:
+        return []
+    rows = (run.gains["task"] == ALL_TASKS) & (run.gains["against"] != WITHOUT)
+    whole = run.gains[rows].set_index("against")
+    alone, one = (
+        f"{row['gain']:+.3f} ± {row['se']:.3f}"
+        for row in (whole.loc[NO_POOLING], whole.loc[COMPLETE_POOLING])
+    )
+    return [
+        f"Training samples that are left out are predicted {alone} nats better than by each task "
+        f"alone, and {one} better than by one model for all tasks."
+    ]
 
 
 def _pooled_scaling(run: FinishedRun, calibration: pd.DataFrame) -> str:

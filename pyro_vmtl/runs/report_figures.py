@@ -27,7 +27,7 @@ from pyro_vmtl.inspection import (
     plot_validation,
 )
 from pyro_vmtl.model import SITES
-from pyro_vmtl.runs.finished import FinishedRun
+from pyro_vmtl.runs.finished import FinishedRun, leads_out
 from pyro_vmtl.runs.report_tables import METRICS, written
 
 __all__ = [
@@ -232,7 +232,7 @@ def further_figures(run: FinishedRun) -> tuple[list[Figure], list[str]]:
     """Pictures in ``figures/`` that the report does not draw itself, and names left out by size."""
     figures, left_out, total = [], [], 0
     for path in sorted((run.path / "figures").glob("*.png")):
-        if path.stem in _DRAWN_HERE or path.name.startswith("."):
+        if path.stem in _DRAWN_HERE or path.name.startswith(".") or leads_out(path, run.path):
             continue
         content = path.read_bytes()
         total += len(content)

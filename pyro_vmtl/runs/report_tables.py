@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pyro_vmtl.inspection import calibration_table, independence, uncertainty_table
+from pyro_vmtl.inspection.gains import WITHOUT
 from pyro_vmtl.inspection.scored import ALL_TASKS, binomial_interval
 from pyro_vmtl.runs.finished import FinishedRun
 
@@ -24,6 +25,7 @@ __all__ = [
     "borrowing_table",
     "calibration_report",
     "calibration_rows",
+    "gains_table",
     "scaling_report",
     "scores_table",
     "uncertainty_report",
@@ -156,6 +158,32 @@ def _distance_from_best(metric: str, value: float) -> float:
 
 
 # How good
+
+
+def gains_table(run: FinishedRun) -> Table | None:
+    """How much better each task is predicted than by each rival."""
+    gained = run.gains
+    if gained is None:
+        return None
+    rivals = [against for against in gained["against"].unique() if against != WITHOUT]
+    shown = gained[gained["against"] != WITHOUT].set_index(["task", "against"])
+
+    def row(task: str) -> tuple[Cell, ...]:
+        cells = [Cell(task)]
+        for rival in rivals:
+            found = shown.loc[(task, rival)]
+            cells += [_number(found["gain"]), _number(found["se"])]
+        return tuple(cells)
+
+    head = [Column("task", numeric=False)]
+    head += [Column(label) for _ in rivals for label in ("gain", "± s.e.")]
+    caption = (
+        "Mean difference in log density, in nats a sample, of training samples that are each "
+        "predicted from all others: above 0 this model is better than the rival."
+    )
+    groups = (("", 1), *((f"over {rival}", 2) for rival in rivals))
+    rows = tuple(row(name) for name in run.names)
+    return Table("gains", caption, tuple(head), rows, row(ALL_TASKS), groups)
 
 
 def scores_table(run: FinishedRun) -> Table:

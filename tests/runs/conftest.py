@@ -36,7 +36,8 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path
             monkeypatch.setattr("pyro_vmtl.runs.experiment.write_report", lambda path: path)
         flags = [override for override in overrides if override.startswith("--")]
         values = [override for override in overrides if not override.startswith("--")]
-        arguments = [*flags, *(SMALL if small else ()), f"run_dir={name}", *values]
+        named = [f"run_dir={name}"] if name else []
+        arguments = [*flags, *(SMALL if small else ()), *named, *values]
         monkeypatch.setattr("sys.argv", ["pyro_vmtl.train", *arguments])
         main()
         return tmp_path / name

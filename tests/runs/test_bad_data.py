@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 Train = Callable[..., Path]
 
@@ -50,7 +51,7 @@ COLUMNS = ("task=clinic", "target=ill")
 @pytest.mark.parametrize(
     ("spoil", "columns", "words"),
     [
-        (_nan, COLUMNS, ["dose", "row"]),
+        (_nan, (*COLUMNS, "gaps=refuse"), ["dose", "row"]),
         (_infinite, COLUMNS, ["dose", "row"]),
         (_text, COLUMNS, ["dose", "much"]),
         (_no_label_in_a_task, COLUMNS, ["south"]),
@@ -102,3 +103,16 @@ def test_a_good_table_trains_and_names_are_the_users_own(train: Train, tmp_path:
     assert set(predictions["prediction"]) <= {"no", "yes"}
     relatedness = pd.read_csv(run / "relatedness.csv")
     assert set(relatedness["other"]) == {"north", "south", "west"}
+
+
+def test_of_three_classes_each_has_weights(train: Train, tmp_path: Path) -> None:
+    """Where the model has weights of two contrasts."""
+    frame = _frame()
+    frame["stage"] = np.tile(["one", "two", "three"], len(frame) // 3)
+    path = tmp_path / "clinics.csv"
+    frame.drop(columns="ill").to_csv(path, index=False)
+    run = train("data=table", f"data.path={path}", "data.task=clinic", "data.target=stage")
+    with xr.open_dataset(run / "inference_data.nc", group="posterior", engine="h5netcdf") as draws:
+        assert draws["class"].values.tolist() == ["one", "three", "two"]
+        assert draws["weights"].sizes["class"] == 3
+        np.testing.assert_allclose(draws["weights"].sum("class"), 0, atol=1e-5)

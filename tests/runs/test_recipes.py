@@ -34,6 +34,7 @@ from pyro_vmtl.model import (
 )
 from pyro_vmtl.runs import config_folder
 from pyro_vmtl.runs.configuration import Plan, read_plan
+from pyro_vmtl.runs.trust import named_by_the_user
 
 # The recipe `paper` is a model and a schedule of its own.
 RECIPES = sorted({path.stem for path in (config_folder() / "recipe").glob("*.yaml")} - {"paper"})
@@ -65,7 +66,7 @@ def read() -> Iterator[Read]:
         def plan(recipe: str, *overrides: str) -> Plan:
             size = () if "data=clusters" in overrides else ("data.shots=1",)
             chosen = [*SMALL, *size, "experiment=a test", f"recipe={recipe}", *overrides]
-            return read_plan(compose("train", chosen))
+            return read_plan(compose("train", chosen), named_by_the_user(chosen))
 
         yield plan
 

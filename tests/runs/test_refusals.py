@@ -17,6 +17,13 @@ Train = Callable[..., Path]
         ("trainer.epochs=abc", "epochs is 'abc'; expected a whole number"),
         ("trainer.accelerator=tpu", "accelerator is 'tpu'; expected"),
         ("trainer.accelerator=mps", "no float64"),
+        ("trainer.devices=-1", "the trainer refuses its options {'devices': -1} ("),
+        ("trainer.devices=some", "the trainer refuses its options {'devices': 'some'} ("),
+        ("+trainer.precision=fine", "the trainer refuses its options"),
+        ("+trainer.nosuch=1", "fit was given nosuch, which no trainer has; expected one of"),
+        ("+trainer.logger=true", "fit was given logger, which it sets by itself; expected"),
+        ("+trainer.resume=x", "trainer.resume is set by the command; expected a setting"),
+        ("seed=-1", "seed is -1; expected"),
         ("trainer.kl_weights.value=-1", "kl_weights reaches -1"),
         ("trainer.learning_rate.value=0", "learning_rate reaches 0"),
         ("ckpt_path=nowhere.ckpt", "the checkpoint nowhere.ckpt is not a file"),
@@ -129,8 +136,9 @@ def test_an_interrupted_run_that_has_trained_stays(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pyro_vmtl.runs.experiment.predict_held_out", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as exit_:
         train(*clusters)
+    assert exit_.value.code == 130
     assert len(pd.read_csv("run/metrics.csv")) == 2
     assert Path("run/checkpoints/last.ckpt").is_file()
     with pytest.raises(SystemExit):

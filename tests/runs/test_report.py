@@ -1,5 +1,6 @@
 """The report says what the files of a run say, loads nothing, and answers in a browser."""
 
+import base64
 import json
 import math
 import re
@@ -496,7 +497,9 @@ def test_the_command_without_a_folder_is_one_sentence(
     with pytest.raises(SystemExit) as exit_:
         _command(monkeypatch)
     assert exit_.value.code == 2
-    assert capsys.readouterr().err == "Error: the following arguments are required: RUN\n"
+    error = capsys.readouterr().err
+    assert error.startswith("Error: the following arguments are required: RUN; expected ")
+    assert error.count("\n") == 1
 
 
 # In a browser
@@ -592,3 +595,26 @@ def test_the_report_answers_in_a_browser(by_hand: Path, browser: str, tmp_path: 
     assert seen["stops"] == 1, "the tab key visits the matrix once"
     assert seen["ascending"] == ["ascending", sorted(seen["ascending"][1])]
     assert seen["descending"] == ["descending", seen["ascending"][1][::-1]]
+
+
+def test_what_a_link_leads_to_outside_is_not_shown(
+    train: Train, clusters: tuple[str, ...], tmp_path: Path
+) -> None:
+    run = train(*clusters)
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a secret: 1")
+    (run / "figures" / "mine.png").symlink_to(secret)
+    text = write_report(run).read_text()
+    assert base64.b64encode(b"a secret: 1").decode() not in text
+    for name in ("config.yaml", "metrics.json", "model"):
+        kept = tmp_path / "kept"
+        (run / name).rename(kept)
+        (run / name).symlink_to(kept if name == "model" else secret)
+        with pytest.raises(InputError, match="is a link that leads out of the folder"):
+            write_report(run)
+        (run / name).unlink()
+        kept.rename(run / name)
+    inside = run / "config.yaml"
+    inside.rename(run / "settings.yaml")
+    inside.symlink_to("settings.yaml")
+    write_report(run)

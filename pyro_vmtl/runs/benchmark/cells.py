@@ -7,14 +7,13 @@ import shlex
 import time
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import Predictions, calibration_range, classification_metrics
@@ -26,6 +25,7 @@ from pyro_vmtl.runs.folder import RunFolder
 from pyro_vmtl.runs.processes import refuse_parallel
 from pyro_vmtl.runs.refusals import wants_traceback
 from pyro_vmtl.runs.scaling import check_scaling, scale_run
+from pyro_vmtl.runs.screen import plain_console
 
 __all__ = ["Result", "command", "read_results", "run_cell", "score"]
 
@@ -67,6 +67,7 @@ def run_cell(
     threads: int,
     config_folders: Sequence[str],
     config: DictConfig,
+    trusted: Collection[str] = (),
 ) -> None:
     """Compute a cell and write its file; what goes wrong is written there too.
 
@@ -75,6 +76,7 @@ def run_cell(
     :param threads: of the fit.
     :param config_folders: of the user's own configs, for the command.
     :param config: the composed training configuration of one of the cells.
+    :param trusted: what it may name; see :func:`pyro_vmtl.runs.read_plan`.
     :raises InputError: where it is none of them.
     """
     mark = fingerprint(config)
@@ -87,7 +89,7 @@ def run_cell(
     try:
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("default")
-            record = score(config)
+            record = score(config, trusted)
         record["python_warnings"] = list(dict.fromkeys(_sentence(w.message) for w in heard))
         shown = ", ".join(_shown(record["test"]["mean"]))
     except SystemExit as error:
@@ -124,19 +126,20 @@ def run_cell(
     )
     place = list(cells).index(mark) + 1
     line = f"[{place}/{len(cells)}] {cell.title}: {shown} ({seconds:.0f} s)"
-    Console(soft_wrap=True, highlight=False).print(line, markup=False)
+    plain_console(soft_wrap=True, highlight=False).print(line)
 
 
-def score(config: DictConfig) -> dict[str, Any]:
+def score(config: DictConfig, trusted: Collection[str] = ()) -> dict[str, Any]:
     """Fit what a training configuration says, and look at the test data once.
 
     :param config: a composed training configuration; with ``temperature_scaling``, the test metrics
         are those after it.
+    :param trusted: what it may name; see :func:`pyro_vmtl.runs.read_plan`.
     :return: ``test`` and ``validation`` metrics, ``epochs``, ``samples``, ``seconds`` and
         ``warnings``.
     """
     started = time.perf_counter()
-    plan = read_plan(config)
+    plan = read_plan(config, trusted)
     refuse_parallel(plan.trainer, "a benchmark")
     check_scaling(config.temperature_scaling, plan.splits)
     loaded = time.perf_counter()

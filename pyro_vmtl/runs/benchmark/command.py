@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.markup import escape
 
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.runs.benchmark.cells import command, read_results
@@ -28,6 +27,7 @@ from pyro_vmtl.runs.benchmark.tables import (
 )
 from pyro_vmtl.runs.folder import RunFolder
 from pyro_vmtl.runs.report_tables import METRICS
+from pyro_vmtl.runs.screen import styled
 
 __all__ = ["run_benchmark"]
 
@@ -42,6 +42,7 @@ def run_benchmark(
     launcher: DictConfig,
     console: Console,
     config_folders: Sequence[str] = (),
+    trusted: Collection[str] = (),
 ) -> int:
     """Compute the cells that are missing or failed, and write tables and figures of all.
 
@@ -49,6 +50,7 @@ def run_benchmark(
     :param launcher: the node ``hydra.launcher``, by which cells are computed.
     :param console: where progress is shown.
     :param config_folders: of the user's own configs, for the commands that repeat a cell.
+    :param trusted: what configurations may name; see :func:`pyro_vmtl.runs.read_plan`.
     :return: how many cells have no result in the end.
     :raises InputError: says what in the configuration cannot be used.
     """
@@ -60,15 +62,15 @@ def run_benchmark(
     folder.write_text("grid.yaml", _repeatable(config, folder.path))
     results, complaints = read_results(folder, grid.cells)
     for sentence in complaints:
-        console.print(f"[yellow]Warning:[/yellow] {escape(sentence)}", soft_wrap=True)
+        console.print(styled("yellow", "Warning:", sentence), soft_wrap=True)
     missing = [c for c in grid.cells if c not in results or results[c].error is not None]
     console.print(
         f"{len(grid.methods)} methods, {len(grid.cells)} fits: "
         f"{len(grid.cells) - len(missing)} are done, {len(missing)} are not"
     )
     if missing and not config.tables_only:
-        for sentence in launch(missing, folder.path, launcher, threads, config_folders):
-            console.print(f"[red]Error:[/red] {escape(sentence)}", soft_wrap=True)
+        for sentence in launch(missing, folder.path, launcher, threads, config_folders, trusted):
+            console.print(styled("red", "Error:", sentence), soft_wrap=True)
         results, _ = read_results(folder, grid.cells)
     numbers = numbers_of(grid, results, reference, level)
     folder.write_csv("results.csv", numbers.results)
@@ -81,8 +83,8 @@ def run_benchmark(
     folder.write_text("tables.tex", latex_page(grid, numbers, results, metrics))
     failed = [cell for cell, result in results.items() if result.error is not None]
     for cell in failed:
-        sentence = escape(f"{cell.title}: {results[cell].error}")
-        console.print(f"[red]Failed:[/red] {sentence}", soft_wrap=True)
+        sentence = f"{cell.title}: {results[cell].error}"
+        console.print(styled("red", "Failed:", sentence), soft_wrap=True)
     left = len(grid.cells) - len(results) + len(failed)
     if left:
         how = (

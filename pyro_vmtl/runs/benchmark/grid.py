@@ -25,7 +25,7 @@ Size = int | float | str
 """How much training data, as the axis counts it; empty without an axis."""
 
 # What says where a run goes and what it shows, not what it computes.
-_NO_MATTER = ("ckpt_path", "baselines", "experiment", "recipe", "run_dir")
+_NO_MATTER = ("allow", "baselines", "ckpt_path", "experiment", "recipe", "resume", "run_dir")
 _NO_MATTER_IN_TRAINER = ("progress_bar", "tensorboard")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ def launch(
     launcher: DictConfig,
     threads: int,
     config_folders: Sequence[str] = (),
+    trusted: Collection[str] = (),
 ) -> list[str]:
     """Compute cells, each as a job of a sweep over the training configuration.
 
@@ -36,6 +37,7 @@ def launch(
     :param launcher: the node ``hydra.launcher`` of a configuration.
     :param threads: of each fit.
     :param config_folders: of the user's own configs.
+    :param trusted: what configurations may name; see :func:`pyro_vmtl.runs.read_plan`.
     :return: sentences about jobs that ended without a file.
     """
     loader = GlobalHydra.instance().config_loader()
@@ -44,8 +46,9 @@ def launch(
     sweep = loader.load_configuration("train", folders, run_mode=RunMode.MULTIRUN)
     with open_dict(sweep):
         sweep.hydra.launcher = launcher
+    known = {cell.fingerprint: cell for cell in cells}
     task = partial(
-        run_cell, path, {cell.fingerprint: cell for cell in cells}, threads, tuple(config_folders)
+        run_cell, path, known, threads, tuple(config_folders), trusted=frozenset(trusted)
     )
     engine = Plugins.instance().instantiate_launcher(
         hydra_context=HydraContext(loader, Callbacks(sweep)), task_function=task, config=sweep

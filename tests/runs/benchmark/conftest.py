@@ -1,6 +1,6 @@
 """Small benchmarks of the real command."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,9 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[DictConfig]:
     seen: list[DictConfig] = []
     score = cells.score
 
-    def spy(config: DictConfig) -> dict[str, Any]:
+    def spy(config: DictConfig, trusted: Collection[str] = ()) -> dict[str, Any]:
         seen.append(config)
-        return score(config)
+        return score(config, trusted)
 
     monkeypatch.setattr(cells, "score", spy)
     return seen

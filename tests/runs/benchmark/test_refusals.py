@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+from pyro_vmtl.benchmark import main
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.runs.benchmark import cells
 from tests.runs.benchmark.conftest import Benchmark
@@ -76,3 +78,27 @@ def test_a_cell_whose_configuration_was_not_planned_is_refused(tmp_path: Path) -
     config = DictConfig({"seed": 0})
     with pytest.raises(InputError, match="not the one planned"):
         cells.run_cell(tmp_path, {}, 1, (), config)
+
+
+def test_a_grid_of_somebody_elses_makes_nothing_of_theirs(
+    benchmark_: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the command line the same is the user's own word."""
+    part = "methods=[{mine: {pool: standard, pool._target_: builtins.dict}}]"
+    benchmark_(part, "seeds=[0]", "reference=null", code=1)
+    assert "names builtins.dict" not in capsys.readouterr().out
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "pyro_vmtl.benchmark",
+            "--config-dir=bench",
+            "--config-name=grid",
+            "run_dir=theirs",
+        ],
+    )
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "the configuration of pool names builtins.dict, which is not of this library" in shown

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ def test_a_stopped_run_goes_on_with_what_is_missing(
 ) -> None:
     score, count = cells.score, 0
 
-    def stopped(config: DictConfig) -> dict[str, Any]:
+    def stopped(config: DictConfig, trusted: Collection[str] = ()) -> dict[str, Any]:
         nonlocal count
         count += 1
         if count == 2:
             raise KeyboardInterrupt
-        return score(config)
+        return score(config, trusted)
 
     monkeypatch.setattr(cells, "score", stopped)
     folder = benchmark_(code=130)
@@ -107,7 +108,7 @@ def test_its_own_configuration_goes_on_with_it(
 def test_a_fit_that_was_interrupted_is_no_failure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def interrupted(config: DictConfig) -> dict[str, Any]:
+    def interrupted(config: DictConfig, trusted: Collection[str] = ()) -> dict[str, Any]:
         sys.exit(1)  # what the trainer does on Ctrl-C
 
     monkeypatch.setattr(cells, "score", interrupted)
