@@ -204,7 +204,7 @@ def _forecast(rows: Rows, loc: Floats, sd: Floats, size: float | None, seed: int
 METHODS: dict[str, Callable[[Split], Callable[[Rows], Forecast]]] = {
     "pyro_vmtl, negative binomial": product(pv.NegativeBinomial()),
     "pyro_vmtl, Poisson": product(pv.Poisson()),
-    "pyro_vmtl, Gaussian": product(None),
+    "pyro_vmtl, Gaussian": product(pv.Gaussian()),
     "gpboost, negative binomial": mixed("negative_binomial"),
     "gpboost, Poisson": mixed("poisson"),
     "pooled Poisson": pooled,

@@ -36,6 +36,7 @@ from pyro_vmtl.inference.checkpoints import (
     origin,
     restore_best,
 )
+from pyro_vmtl.inference.choosing import alternative, left_out_score
 from pyro_vmtl.inference.diagnostics import diagnose, explain
 from pyro_vmtl.inference.elbo import elbo_parts
 from pyro_vmtl.inference.joining import add_tasks, forget_task
@@ -46,6 +47,8 @@ from pyro_vmtl.inference.training import TrainingModule, TrainingSettings
 from pyro_vmtl.model import (
     SITES,
     VMTL,
+    Categorical,
+    Gaussian,
     NestedWeights,
     Settings,
     assemble,
@@ -77,6 +80,7 @@ class FittedVMTL:
     :ivar history: a row an epoch: ELBO and its parts, schedules, diagnostics, validation metrics.
     :ivar warnings: what a reader should know before trusting it, in sentences.
     :ivar columns: of the table that it was trained on, or None; see :func:`pyro_vmtl.read_rows`.
+    :ivar notes: what was decided by the data, and why, in sentences.
     """
 
     vmtl: VMTL
@@ -88,6 +92,7 @@ class FittedVMTL:
     history: pd.DataFrame
     warnings: tuple[str, ...] = ()
     columns: TableColumns | None = None
+    notes: tuple[str, ...] = ()
 
     def predict(
         self,
@@ -285,6 +290,7 @@ def fit(
     if validation is not None and not bool(validation.labelled.any()):
         validation = None
     with all_noise(seed), ExitStack() as stack:
+        is_new = vmtl is None
         if vmtl is None:
             vmtl = build(tasks, settings)
         for given in (tasks, validation):
@@ -337,7 +343,8 @@ def fit(
         if not any(parameter.requires_grad for parameter in vmtl.parameters()):
             return _without_gradients(
                 *(vmtl, tasks, validation, settings, training),
-                *(accelerator, resume, on_epoch, log_warnings),
+                *(accelerator, resume, on_epoch, log_warnings, seed),
+                choose=is_new and settings.likelihood is None,
             )
         _run(trainer, module, batches, resume)
         if validation is not None:
@@ -364,8 +371,13 @@ def _without_gradients(
     resume: Path | None,
     on_epoch: Callable[[list[dict[str, float]]], None] | None,
     log_warnings: bool,
+    seed: int,
+    choose: bool,
 ) -> FittedVMTL:
-    """A fit in which nothing takes a gradient: updates alone, all data at once, no optimiser."""
+    """A fit in which nothing takes a gradient: updates alone, all data at once, no optimiser.
+
+    :param choose: whether the likelihood was left open, so that the data choose it.
+    """
     if resume is not None:
         raise InputError(
             f"resume is {str(resume)!r}, and nothing in this model takes a gradient: it is fitted "
@@ -373,7 +385,44 @@ def _without_gradients(
         )
     device = torch.device(_accelerator(accelerator))
     batch = tasks.dense().to(device)
-    vmtl = vmtl.to(device).eval()
+    vmtl = vmtl.to(device)
+    history = _update(vmtl, tasks, batch, validation, training, on_epoch)
+    choice = alternative(tasks) if choose else None
+    if choice is None:
+        return _fitted(vmtl, tasks, settings, history, batch, [], log_warnings)
+    likelihood, why = choice
+    counts = tasks.classes is None
+    usual = Gaussian(settings.initial_noise) if counts else Categorical()
+    settings = replace(settings, likelihood=usual)
+    other_settings = replace(settings, likelihood=likelihood)
+    with all_noise(seed):  # as if it had been asked for
+        other = build(tasks, other_settings).to(device)
+        other_history = _update(other, tasks, batch, validation, training)
+    score, other_score = (left_out_score(model, tasks, counts) for model in (vmtl, other))
+    gain, se = other_score.above(score)
+    names = (type(likelihood).__name__, type(usual).__name__)
+    chosen, rival = names if gain > 0 else names[::-1]
+    note = (
+        f"The likelihood is {chosen}: {why}, and a row that is left out has a log density higher "
+        f"by {abs(gain):.3f} ± {se:.3f} than with {rival} (likelihood=... decides)."
+    )
+    if gain > 0:
+        vmtl, settings, history = other, other_settings, other_history
+        if on_epoch is not None:
+            on_epoch(history)
+    return _fitted(vmtl, tasks, settings, history, batch, [], log_warnings, (note,))
+
+
+def _update(
+    vmtl: VMTL,
+    tasks: TaskSet,
+    batch: Batch,
+    validation: TaskSet | None,
+    training: TrainingSettings,
+    on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
+) -> list[dict[str, float]]:
+    """Conjugate steps until sites have settled, and what came of each."""
+    vmtl.eval()
     count = 1 if vmtl.likelihood.sites_are_exact else _UPDATES
     history: list[dict[str, float]] = []
     for step in range(count + 1):
@@ -392,7 +441,7 @@ def _without_gradients(
         history.append(row)
         if on_epoch is not None:
             on_epoch(history)
-    return _fitted(vmtl, tasks, settings, history, batch, [], log_warnings)
+    return history
 
 
 def _fitted(
@@ -403,6 +452,7 @@ def _fitted(
     batch: Batch,
     sentences: list[str],
     log_warnings: bool,
+    notes: tuple[str, ...] = (),
 ) -> FittedVMTL:
     sentences = [*explain(diagnose(vmtl, batch), vmtl), *vmtl.encoder.sentences(), *sentences]
     sentences += _lacking_a_class(tasks)
@@ -423,6 +473,7 @@ def _fitted(
         pd.DataFrame(history),
         tuple(sentences),
         tasks.columns,
+        notes,
     )
 
 

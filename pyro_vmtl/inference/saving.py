@@ -19,32 +19,40 @@ from pyro_vmtl.data import TableColumns
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.fit import FittedVMTL
 from pyro_vmtl.inference.noise import all_noise
+from pyro_vmtl.inference.temperature_scaling import ScaledVMTL
 from pyro_vmtl.model import SITES, NestedWeights, assemble, from_plain, to_plain
 
 __all__ = ["load", "save"]
 
 _FORMAT = 1
+_SCALING = ("temperature", "samples", "own", "scaling_warnings")
 _TENSORS, _DESCRIPTION = "model.safetensors", "model.json"
 
 
-def save(fitted: FittedVMTL, path: str | Path) -> Path:
+def save(fitted: FittedVMTL, path: str | Path, overwrite: bool = False) -> Path:
     """Write a fitted model into a folder, whole or not at all.
 
     Of a model trained on a table, it keeps which columns were what and what the features were
-    standardised by, so that new rows can be read for it (:func:`pyro_vmtl.read_rows`).
+    standardised by, so that new rows can be read for it (:func:`pyro_vmtl.read_rows`); of a scaled
+    one, its temperatures.
 
     :param path: a folder that does not exist yet.
+    :param overwrite: whether a saved model that is there gives way, once the new one is written.
     :return: the folder.
     :raises InputError: if the folder exists, or it is not a fitted model.
     """
     if not isinstance(fitted, FittedVMTL):
-        raise InputError(
-            f"a {type(fitted).__name__} cannot be saved; expected a FittedVMTL, such as the "
-            "`fitted` of a scaled model, whose temperatures validation data give again"
-        )
+        raise InputError(f"a {type(fitted).__name__} cannot be saved; expected a FittedVMTL")
     path = Path(path)
     if path.exists():
-        raise InputError(f"{path} exists; expected a new folder to save the model into")
+        inside = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
+        if not overwrite or not inside <= {_TENSORS, _DESCRIPTION}:
+            expected = (
+                "a folder with nothing but a saved model to overwrite"
+                if overwrite
+                else "a new folder to save the model into, or overwrite=True"
+            )
+            raise InputError(f"{path} exists; expected {expected}")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.parent / f".{path.name[:100]}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
@@ -52,7 +60,7 @@ def save(fitted: FittedVMTL, path: str | Path) -> Path:
         tensors = {k: v.detach().cpu().contiguous() for k, v in fitted.vmtl.state_dict().items()}
         packed = pack(tensors)
         (draft / _TENSORS).write_bytes(packed)
-        description = {
+        description: dict[str, Any] = {
             "format": _FORMAT,
             "settings": to_plain(fitted.settings),
             "names": fitted.names,
@@ -62,10 +70,21 @@ def save(fitted: FittedVMTL, path: str | Path) -> Path:
             "columns": None if fitted.columns is None else fitted.columns.to_plain(),
             "tempering": fitted.vmtl.tempering,
             "warnings": fitted.warnings,
+            "notes": fitted.notes,
             "digest": hashlib.sha256(packed).hexdigest(),
         }
+        if isinstance(fitted, ScaledVMTL):
+            errors = [None if math.isnan(error) else error for error in fitted.standard_error]
+            scaling = {name: getattr(fitted, name) for name in _SCALING}
+            description["scaling"] = scaling | {"standard_error": errors}
         (draft / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-        draft.rename(path)
+        if path.exists():
+            old = draft.with_name(f"{draft.name}-old")
+            path.rename(old)
+            draft.rename(path)
+            shutil.rmtree(old)
+        else:
+            draft.rename(path)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -110,6 +129,7 @@ def load(path: str | os.PathLike[str], **own: Any) -> FittedVMTL:
         if not all(math.isfinite(weight) and weight >= 0 for weight in tempering.values()):
             raise ValueError(f"the KL weights are {tempering}")
         sentences = _texts(description, "warnings") or ()
+        notes = _texts(description, "notes") or ()
         settings = from_plain(description["settings"], **own)
         plain = description.get("columns")  # models of earlier versions do not say
         columns = None if plain is None else TableColumns.from_plain(plain)
@@ -132,17 +152,25 @@ def load(path: str | os.PathLike[str], **own: Any) -> FittedVMTL:
             vmtl.classifier.by_draw()  # whether evidence and draws fit each other
     vmtl.tempering.update(tempering)
     vmtl.eval()
-    return FittedVMTL(
-        vmtl,
-        settings,
-        names,
-        classes,
-        outputs,
-        input_shape,
-        pd.DataFrame(),
-        sentences,
-        columns,
+    fitted = FittedVMTL(
+        *(vmtl, settings, names, classes, outputs, input_shape),
+        *(pd.DataFrame(), sentences, columns, notes),
     )
+    scaling = description.get("scaling")
+    if scaling is None:
+        return fitted
+    with _read(folder / _DESCRIPTION, "is not the description of a saved model"):
+        errors = [
+            math.nan if error is None else float(error) for error in scaling["standard_error"]
+        ]
+        return ScaledVMTL.of(
+            fitted,
+            temperature=tuple(map(float, scaling["temperature"])),
+            standard_error=tuple(errors),
+            samples=tuple(map(int, scaling["samples"])),
+            own=tuple(map(bool, scaling["own"])),
+            scaling_warnings=tuple(map(str, scaling["scaling_warnings"])),
+        )
 
 
 @contextlib.contextmanager
@@ -162,12 +190,12 @@ def _read(file: Path, complaint: str) -> Iterator[None]:
 
 def _texts(description: dict[str, Any], key: str) -> tuple[str, ...] | None:
     """A list of different texts, or None."""
-    texts = description[key]
+    texts = description.get(key, []) if key == "notes" else description[key]
     if texts is None:
         return None
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{key} is {texts!r}")
-    if key != "warnings" and (not texts or len(set(texts)) < len(texts)):
+    if key not in ("warnings", "notes") and (not texts or len(set(texts)) < len(texts)):
         raise ValueError(f"{key} is {texts!r}")
     return tuple(texts)
 

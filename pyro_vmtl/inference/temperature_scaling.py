@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -47,25 +48,42 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
-class ScaledVMTL:
+class ScaledVMTL(FittedVMTL):
     """A fitted model whose predictive distributions are scaled by temperatures.
 
-    It predicts as :class:`pyro_vmtl.FittedVMTL` does.
+    It is a fitted model in all else, and is saved and loaded as one.
 
-    :ivar fitted: the model, as it was.
     :ivar temperature: T of each task.
     :ivar standard_error: of log T, for each task; NaN where no temperature could be fitted.
     :ivar samples: labelled validation samples that each temperature was fitted to.
     :ivar own: whether a task has a temperature of its own, or that of all tasks.
-    :ivar warnings: what a reader should know before trusting it, in sentences.
+    :ivar scaling_warnings: what a reader should know before trusting the temperatures.
     """
 
-    fitted: FittedVMTL
-    temperature: tuple[float, ...]
-    standard_error: tuple[float, ...]
-    samples: tuple[int, ...]
-    own: tuple[bool, ...]
-    warnings: tuple[str, ...] = ()
+    temperature: tuple[float, ...] = ()
+    standard_error: tuple[float, ...] = ()
+    samples: tuple[int, ...] = ()
+    own: tuple[bool, ...] = ()
+    scaling_warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, fitted: FittedVMTL, **temperatures: Any) -> ScaledVMTL:
+        """A model, and the fields that say how it is scaled.
+
+        :raises ValueError: where they are not one for each task, or no temperatures.
+        """
+        scaled = cls(**_fields(fitted), **temperatures)
+        for name in ("temperature", "standard_error", "samples", "own"):
+            if len(getattr(scaled, name)) != len(fitted.names):
+                raise ValueError(f"{name} is not one for each task")
+        if not all(math.isfinite(value) and value > 0 for value in scaled.temperature):
+            raise ValueError(f"temperature is {scaled.temperature}")
+        return scaled
+
+    @property
+    def fitted(self) -> FittedVMTL:
+        """The model as it was, without temperatures."""
+        return FittedVMTL(**_fields(self))
 
     def predict(
         self,
@@ -83,6 +101,26 @@ class ScaledVMTL:
         density = _density(self.fitted, predictions, num_samples, batch_size, seed)
         return _scaled(predictions, temperature, density)
 
+    def add_task(self, tasks: TaskSet, seed: int = 0) -> FittedVMTL:
+        """New tasks have no temperature.
+
+        :raises InputError: always.
+        """
+        raise InputError(
+            "the model is scaled by the temperatures of the tasks that it knows; expected "
+            "scaled.fitted.add_task(...), to be scaled again"
+        )
+
+    def forget(self, task: str) -> FittedVMTL:
+        """The temperatures have seen every task.
+
+        :raises InputError: always.
+        """
+        raise InputError(
+            "the model is scaled by temperatures that have seen every task; expected "
+            "scaled.fitted.forget(...), to be scaled again"
+        )
+
     def frame(self) -> pd.DataFrame:
         """A row per task: ``task, temperature, standard_error, low, high, samples, own``.
 
@@ -92,7 +130,7 @@ class ScaledVMTL:
         temperature, error = pd.Series(self.temperature), pd.Series(self.standard_error)
         return pd.DataFrame(
             {
-                "task": self.fitted.names,
+                "task": self.names,
                 "temperature": temperature,
                 "standard_error": error,
                 "low": temperature * (-_Z95 * error).map(math.exp),
@@ -134,6 +172,8 @@ def scale_temperature(
     :param seed: of the draws.
     :raises InputError: for a set without a labelled sample.
     """
+    if isinstance(fitted, ScaledVMTL):
+        fitted = fitted.fitted
     if not bool(validation.labelled.any()):
         raise InputError(
             "the validation set has no labelled sample; expected some to fit a temperature to"
@@ -166,14 +206,18 @@ def scale_temperature(
         own = (sizes > 0) & ~ends & (best_error <= LARGEST_ERROR)  # not where it is NaN
         temperature = torch.where(own, best, temperature)
         errors = torch.where(own, best_error, errors)
-    return ScaledVMTL(
+    return ScaledVMTL.of(
         fitted,
-        tuple(temperature.exp().tolist()),
-        tuple(errors.tolist()),
-        tuple(torch.where(own, sizes, total).tolist()),
-        tuple(own.tolist()),
-        tuple(warnings),
+        temperature=tuple(temperature.exp().tolist()),
+        standard_error=tuple(errors.tolist()),
+        samples=tuple(torch.where(own, sizes, total).tolist()),
+        own=tuple(own.tolist()),
+        scaling_warnings=tuple(warnings),
     )
+
+
+def _fields(fitted: FittedVMTL) -> dict[str, Any]:
+    return {field.name: getattr(fitted, field.name) for field in fields(FittedVMTL)}
 
 
 def _at_the_end(temperature: float, count: int) -> str:

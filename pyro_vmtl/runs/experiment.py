@@ -144,6 +144,7 @@ def _run(
             "samples": {name: len(part) for name, part in plan.splits._asdict().items()},
             "seconds": seconds,
             "warnings": list(fitted.warnings),
+            "notes": list(fitted.notes),
             "versions": versions(),
         },
     )
@@ -151,6 +152,8 @@ def _run(
     gained = _gains(fitted, plan, config.seed)
     if gained is not None:
         folder.write_csv("gains.csv", gained)
+    for note in fitted.notes:
+        console.print(note)
     for table in _tables({"VMTL" if shown else "": scores, **shown}):
         console.print(table)
     if scaled is not None:
@@ -159,7 +162,7 @@ def _run(
     if gained is not None:
         console.print(_gains_table(gained))
         doubts = gains_doubts(gained)
-    for sentence in (*fitted.warnings, *doubts, *(scaled.model.warnings if scaled else ())):
+    for sentence in (*fitted.warnings, *doubts, *(scaled.model.scaling_warnings if scaled else ())):
         console.print(styled("yellow", "Warning:", sentence))
     _write_report(folder, console)
     console.print(f"Run folder: {folder.path}", soft_wrap=True)

@@ -77,6 +77,6 @@ def scale_run(
         "temperatures": model.frame().set_index("task").to_dict("index"),
         "before": {part: predictions.metrics() for part, predictions in before.items()},
         "after": {part: predictions.metrics() for part, predictions in after.items()},
-        "warnings": list(model.warnings),
+        "warnings": list(model.scaling_warnings),
     }
     return ScaledRun(model, after["test"], entry)

@@ -9,7 +9,15 @@ import pytest
 
 from pyro_vmtl.data import TaskSplits, read_rows, split_table
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.inference import FittedVMTL, TrainingSettings, fit, load, save, scale_temperature
+from pyro_vmtl.inference import (
+    FittedVMTL,
+    ScaledVMTL,
+    TrainingSettings,
+    fit,
+    load,
+    save,
+    scale_temperature,
+)
 from pyro_vmtl.model import Identity, Settings
 
 
@@ -87,8 +95,38 @@ def test_columns_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_fitted_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a dict cannot be saved; expected a FittedVMTL"):
+        save({}, tmp_path / "model")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_scaled_model_keeps_its_temperatures(tmp_path: Path) -> None:
     fitted, splits = fitted_to("ill")
     scaled = scale_temperature(fitted, splits.validation)
-    with pytest.raises(InputError, match="a ScaledVMTL cannot be saved; expected a FittedVMTL"):
-        save(scaled, tmp_path / "model")  # type: ignore[arg-type]
-    assert not list(tmp_path.iterdir())
+    loaded = load(save(scaled, tmp_path / "model"))
+    assert isinstance(loaded, ScaledVMTL)
+    pd.testing.assert_frame_equal(loaded.frame(), scaled.frame())
+    assert loaded.predict(splits.test, 20).mean.equal(scaled.predict(splits.test, 20).mean)
+    assert loaded.fitted.predict(splits.test, 20).mean.equal(fitted.predict(splits.test, 20).mean)
+    with pytest.raises(InputError, match=r"expected scaled\.fitted\.forget"):
+        loaded.forget(fitted.names[0])
+    path = tmp_path / "model" / "model.json"
+    description = json.loads(path.read_text())
+    description["scaling"]["temperature"][0] = -1
+    path.write_text(json.dumps(description))
+    with pytest.raises(InputError, match="is not the description of a saved model"):
+        load(tmp_path / "model")
+
+
+def test_a_saved_model_gives_way_where_it_may(tmp_path: Path) -> None:
+    fitted, _ = fitted_to("ill")
+    path = save(fitted, tmp_path / "model")
+    with pytest.raises(InputError, match="or overwrite=True"):
+        save(fitted, path)
+    (path / "model.json").write_text("{}")
+    assert load(save(fitted, path, overwrite=True)).names == fitted.names
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+    (path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="nothing but a saved model"):
+        save(fitted, path, overwrite=True)
+    assert (path / "mine.txt").read_text() == "mine"

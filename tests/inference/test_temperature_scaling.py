@@ -22,6 +22,18 @@ from pyro_vmtl.model import Identity, Settings, Standard
 TRAINING = TrainingSettings(
     epochs=4, steps_per_epoch=30, learning_rate=Constant(0.05), kl_weights=Constant(0.1)
 )
+
+
+def scaled_by(fitted: FittedVMTL, temperature: tuple[float, ...]) -> ScaledVMTL:
+    return ScaledVMTL.of(
+        fitted,
+        temperature=temperature,
+        standard_error=(0.1,) * 3,
+        samples=(9,) * 3,
+        own=(False,) * 3,
+    )
+
+
 KINDS = ["binary", "multiclass", "regression"]
 
 
@@ -107,7 +119,7 @@ def test_where_none_is_best_predictions_stay_and_a_warning_says_so(
     scaled = pv.scale_temperature(fitted, validation)
     assert scaled.temperature == (1.0, 1.0)
     assert all(math.isnan(error) for error in scaled.standard_error)
-    (warning,) = scaled.warnings
+    (warning,) = scaled.scaling_warnings
     assert why in warning
     torch.testing.assert_close(scaled.predict(validation).mean, fitted.predict(validation).mean)
 
@@ -134,7 +146,7 @@ def test_no_other_temperature_predicts_validation_samples_better(kind: str) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_temperature_of_one_changes_nothing(kind: str) -> None:
     fitted, splits = _fitted(kind)
-    scaled = ScaledVMTL(fitted, (1.0,) * 3, (0.1,) * 3, (9,) * 3, (False,) * 3)
+    scaled = scaled_by(fitted, (1.0,) * 3)
     ours, theirs = scaled.predict(splits.test), fitted.predict(splits.test)
     for field in ("mean", "log_density", "total", "aleatoric", "epistemic", "draws"):
         mine, other = getattr(ours, field), getattr(theirs, field)
@@ -145,7 +157,7 @@ def test_a_temperature_of_one_changes_nothing(kind: str) -> None:
 @given(st.floats(0.2, 5.0), st.sampled_from(KINDS))
 def test_what_is_predicted_stays_and_only_confidence_moves(temperature: float, kind: str) -> None:
     fitted, splits = _fitted(kind)
-    scaled = ScaledVMTL(fitted, (temperature,) * 3, (0.1,) * 3, (9,) * 3, (False,) * 3)
+    scaled = scaled_by(fitted, (temperature,) * 3)
     ours, theirs = scaled.predict(splits.test, 20), fitted.predict(splits.test, 20)
     torch.testing.assert_close(ours.aleatoric + ours.epistemic, ours.total)
     assert bool((ours.epistemic >= 0).all())
@@ -188,7 +200,7 @@ def test_of_a_gaussian_it_is_the_mean_squared_distance_in_standard_deviations() 
 
 def test_the_density_of_real_targets_integrates_to_one() -> None:
     fitted, splits = _fitted("regression")
-    scaled = ScaledVMTL(fitted, (2.5, 0.4, 1.0), (0.1,) * 3, (9,) * 3, (False,) * 3)
+    scaled = scaled_by(fitted, (2.5, 0.4, 1.0))
     grid = torch.linspace(-40, 40, 4001)
     first = [int(splits.test.indices(t)[0]) for t in range(3)]
     rows = torch.tensor(first).repeat_interleave(len(grid))

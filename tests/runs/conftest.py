@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from matplotlib.figure import Figure
 
+from pyro_vmtl.runs.folder import RunFolder
 from pyro_vmtl.train import main
 
 SMALL = (
@@ -32,8 +35,9 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path
     monkeypatch.chdir(tmp_path)
 
     def run(*overrides: str, name: str = "run", small: bool = True, report: bool = False) -> Path:
-        if not report:  # it takes a second, and has tests of its own
+        if not report:  # page and figures take seconds, and have tests of their own
             monkeypatch.setattr("pyro_vmtl.runs.experiment.write_report", lambda path: path)
+            monkeypatch.setattr("pyro_vmtl.runs.experiment._write_figure", _close)
         flags = [override for override in overrides if override.startswith("--")]
         values = [override for override in overrides if not override.startswith("--")]
         named = [f"run_dir={name}"] if name else []
@@ -43,6 +47,10 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path
         return tmp_path / name
 
     return run
+
+
+def _close(folder: RunFolder, name: str, figure: Figure) -> None:
+    plt.close(figure)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ Train = Callable[..., Path]
 
 @pytest.mark.parametrize("data", ["digit_domains", "rotated_digits"])
 def test_a_run_fills_its_folder(train: Train, data: str) -> None:
-    run = train(f"data={data}")
+    run = train(f"data={data}", report=True)
     metrics = json.loads((run / "metrics.json").read_text())
     splits = getattr(pv, data)()
     assert set(metrics["test"]) == {*splits.test.names, "mean"}
@@ -64,7 +64,8 @@ def test_a_run_fills_its_folder(train: Train, data: str) -> None:
 def test_a_run_says_how_relatedness_formed_and_how_it_was_configured(
     train: Train, clusters: tuple[str, ...]
 ) -> None:
-    run = train(*clusters, "pool=clustered", "trainer.epochs=3", "trainer.patience=null", "seed=3")
+    choices = (*clusters, "pool=clustered", "trainer.epochs=3", "trainer.patience=null", "seed=3")
+    run = train(*choices, report=True)
     over_time = pd.read_csv(run / "relatedness_over_time.csv")
     assert list(over_time) == ["epoch", "site", "task", "other", "probability"]
     assert over_time["epoch"].unique().tolist() == [0, 1, 2]

@@ -437,7 +437,8 @@ def _maximised(objective: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
         # Minus the Hessian, its eigenvalues made positive: steps go up wherever they start.
         sizes, axes = torch.linalg.eigh(-torch.stack(rows))
         along = (axes.mT @ slope.detach()) / sizes.abs().clamp_min(1e-6)
-        step = (axes @ along).clamp(-1, 1)
+        step = axes @ along
+        step = step / step.abs().max().clamp_min(1)  # shorter, and not bent: bent it may lead down
         for _ in range(8):
             if bool(objective(theta + step) >= value):
                 theta = theta + step

@@ -10,13 +10,20 @@ import torch
 from torch import Tensor
 
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.model.likelihoods.base import Family, Likelihood, OutputwiseLikelihood
+from pyro_vmtl.model.likelihoods.base import (
+    Family,
+    Likelihood,
+    OutputwiseLikelihood,
+    Site,
+    quadrature,
+)
 
 __all__ = ["StudentT", "StudentTLikelihood"]
 
 _LEAST_DEGREES = 2.0  # so that there is a variance
 _TO_DEVIATION = 1.4826  # from the median absolute deviation of a normal
 _FIRST_SCALE, _FIRST_DEGREES = 0.7, 6.0
+_CONTRADICTS = 2.0  # standard deviations
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,22 @@ class StudentTLikelihood(OutputwiseLikelihood):
     def first_sites(self, loc: Tensor, variance: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """As all others: an outlier should not speak before the rest."""
         return self.sites(loc, variance, targets)
+
+    def log_predictive(
+        self, loc: Tensor, variance: Tensor, targets: Tensor, noise: Tensor, site: Site
+    ) -> Tensor:
+        """See :class:`Likelihood`.
+
+        Where N(loc, variance) and the target's factor contradict each other, the product has a
+        second mode at loc, which the tail of the density reaches: the larger of two integrals.
+        """
+        near = super().log_predictive(loc, variance, targets, noise, site)
+        nodes, log_shares = (part.to(loc.device)[:, None, None] for part in quadrature(1))
+        eta = loc + variance.sqrt() * nodes
+        log_p = self.log_density(eta, targets) + log_shares.unsqueeze(-1)
+        middle = (loc / variance + site[0]) / (1 / variance + site[1])
+        apart = ((middle - loc).abs() > _CONTRADICTS * variance.sqrt()).any(-1)
+        return torch.where(apart, torch.maximum(near, log_p.logsumexp(0).sum(-1)), near)
 
     def log_prior(self, theta: Tensor) -> Tensor:
         above = theta[self.num_outputs :]  # its Jacobian included

@@ -1,0 +1,70 @@
+"""The likelihood is chosen by left-out rows where it was left open, and that is said."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import norm
+
+import pyro_vmtl as pv
+from pyro_vmtl.inference.choosing import _log_between, alternative
+
+
+def _tasks(y: np.ndarray, x: np.ndarray, **further: object) -> pv.TaskSet:
+    half = len(y) // 2
+    parts = {"one": (x[:half], y[:half]), "two": (x[half:], y[half:])}
+    return pv.TaskSet.from_arrays(parts, **further)  # type: ignore[arg-type]
+
+
+def test_counts_are_counts_and_whole_numbers_need_not_be() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(120, 2))
+    counts = generator.negative_binomial(2, 1 / (1 + np.exp(0.5 + x[:, 0]) / 2)).astype(float)
+    fitted = pv.fit(_tasks(counts, x, regression=True))
+    assert isinstance(fitted.settings.likelihood, pv.NegativeBinomial)
+    (note,) = fitted.notes
+    assert note.startswith("The likelihood is NegativeBinomial: the targets are whole numbers")
+    asked = pv.Settings(likelihood=pv.NegativeBinomial())
+    same = pv.fit(_tasks(counts, x, regression=True), settings=asked)
+    for name, value in fitted.vmtl.state_dict().items():
+        assert value.equal(same.vmtl.state_dict()[name]), name
+    assert same.notes == ()
+    scores = np.round(50 + 8 * x[:, 0] + 5 * generator.normal(size=120))
+    fitted = pv.fit(_tasks(scores, x, regression=True))
+    assert isinstance(fitted.settings.likelihood, pv.Gaussian)
+    assert "than with NegativeBinomial" in fitted.notes[0]
+
+
+def test_what_is_not_whole_or_below_0_has_no_alternative() -> None:
+    x, y = np.zeros((8, 1)), np.arange(8.0)
+    assert alternative(_tasks(y, x, regression=True)) is not None
+    for other in (y - 1, y + 0.5, y % 2):
+        assert alternative(_tasks(other, x, regression=True)) is None
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_numbered_classes_are_ordinal_where_their_order_tells(ordered: bool) -> None:
+    generator = np.random.default_rng(1)
+    frame = pd.DataFrame({"age": generator.normal(size=160), "ward": list("abcd") * 40})
+    eta = 2 * frame["age"] + generator.logistic(size=160)
+    stage = np.digitize(eta, [-2, 0, 2])
+    frame["stage"] = stage if ordered else np.array([2, 0, 3, 1])[stage]
+    fitted = pv.fit(pv.read_table(frame, "ward", "stage"))
+    kind = pv.Ordinal if ordered else pv.Categorical
+    assert isinstance(fitted.settings.likelihood, kind)
+    assert len(fitted.notes) == 1
+    named = pv.fit(pv.read_table(frame.replace({"stage": {0: "none"}}), "ward", "stage"))
+    assert named.notes == ()
+
+
+def test_the_probability_of_an_interval_does_not_cancel() -> None:
+    low = torch.tensor([-0.5, 7.0, -30.0, 29.0], dtype=torch.float64)
+    found = _log_between(low, low + 1)
+    assert found[0] == pytest.approx(math.log(norm.cdf(0.5) - norm.cdf(-0.5)))
+    assert found[1] == pytest.approx(math.log(norm.sf(7) - norm.sf(8)))
+    assert found[2] == pytest.approx(found[3])
+    assert found[2] == pytest.approx(norm.logcdf(-29), abs=1e-6)
