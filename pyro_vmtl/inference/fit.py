@@ -49,6 +49,7 @@ from pyro_vmtl.model import (
     VMTL,
     Categorical,
     Gaussian,
+    NegativeBinomial,
     NestedWeights,
     Settings,
     assemble,
@@ -387,18 +388,19 @@ def _without_gradients(
     batch = tasks.dense().to(device)
     vmtl = vmtl.to(device)
     history = _update(vmtl, tasks, batch, validation, training, on_epoch)
-    choice = alternative(tasks) if choose else None
+    choice = alternative(vmtl, tasks) if choose else None
     if choice is None:
         return _fitted(vmtl, tasks, settings, history, batch, [], log_warnings)
     likelihood, why = choice
-    counts = tasks.classes is None
-    usual = Gaussian(settings.initial_noise) if counts else Categorical()
+    is_regression = tasks.classes is None
+    usual = Gaussian(settings.initial_noise) if is_regression else Categorical()
     settings = replace(settings, likelihood=usual)
     other_settings = replace(settings, likelihood=likelihood)
     with all_noise(seed):  # as if it had been asked for
         other = build(tasks, other_settings).to(device)
         other_history = _update(other, tasks, batch, validation, training)
-    score, other_score = (left_out_score(model, tasks, counts) for model in (vmtl, other))
+    whole = isinstance(likelihood, NegativeBinomial)
+    score, other_score = (left_out_score(model, tasks, whole) for model in (vmtl, other))
     gain, se = other_score.above(score)
     names = (type(likelihood).__name__, type(usual).__name__)
     chosen, rival = names if gain > 0 else names[::-1]

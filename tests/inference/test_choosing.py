@@ -11,7 +11,7 @@ import torch
 from scipy.stats import norm
 
 import pyro_vmtl as pv
-from pyro_vmtl.inference.choosing import _log_between, alternative
+from pyro_vmtl.inference.choosing import _log_between
 
 
 def _tasks(y: np.ndarray, x: np.ndarray, **further: object) -> pv.TaskSet:
@@ -39,11 +39,25 @@ def test_counts_are_counts_and_whole_numbers_need_not_be() -> None:
     assert "than with NegativeBinomial" in fitted.notes[0]
 
 
+def test_outliers_ask_for_heavy_tails_and_noise_that_differs_does_not() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(160, 2))
+    y = x[:, 0] + 0.3 * generator.normal(size=160)
+    y[::16] += 20 * generator.choice([-1, 1], 10)
+    fitted = pv.fit(_tasks(y, x))
+    assert isinstance(fitted.settings.likelihood, pv.StudentT)
+    assert fitted.notes[0].startswith("The likelihood is StudentT: some targets are far from")
+    noise = generator.normal(size=160) * np.repeat([0.1, 3.0], 80)
+    assert pv.fit(_tasks(x[:, 0] + noise, x)).notes == ()
+
+
 def test_what_is_not_whole_or_below_0_has_no_alternative() -> None:
-    x, y = np.zeros((8, 1)), np.arange(8.0)
-    assert alternative(_tasks(y, x, regression=True)) is not None
-    for other in (y - 1, y + 0.5, y % 2):
-        assert alternative(_tasks(other, x, regression=True)) is None
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(40, 1))
+    y = np.round(10 + 3 * x[:, 0] + generator.normal(size=40))
+    assert len(pv.fit(_tasks(y, x, regression=True)).notes) == 1
+    for other in (y - 30, y + 0.5, y % 2):
+        assert pv.fit(_tasks(other, x, regression=True)).notes == ()
 
 
 @pytest.mark.parametrize("ordered", [True, False])

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import pyro.distributions as dist
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from torch import Tensor
 
 import pyro_vmtl as pv
@@ -261,3 +263,22 @@ def test_a_pool_of_ones_own_trains_by_command_and_loads(
     assert isinstance(fitted.settings.pool, StudentT)
     with pytest.raises(pv.InputError, match="pass it as load"):
         pv.load(run / "model")
+
+
+def test_a_folder_of_images_is_a_data_set(train: Train, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for task, light in (("day", 150), ("night", 20)):
+        for name, channel in (("blue", 2), ("red", 0)):
+            folder = tmp_path / "images" / task / name
+            folder.mkdir(parents=True)
+            for number in range(8):
+                pixels = generator.integers(0, 20, (6, 6, 3))
+                pixels[..., channel] += light
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    choices = ("data.root=images", "data.features=null", "data.image_size=6")
+    run = train("data=folder", *choices, "trainer.epochs=6", "trainer.steps_per_epoch=20")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["samples"] == {"train": 16, "validation": 8, "test": 8}
+    assert set(metrics["test"]) == {"day", "night", "mean"}
+    assert metrics["test"]["mean"]["accuracy"] > 0.7
+    assert (run / "splits" / "day").is_dir()
