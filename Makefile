@@ -26,7 +26,7 @@ VENV312 := .venv312
 RUN312 := $(VENV312)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format notebooks test-py312
+.PHONY: help train test lint format notebooks test-py312 lowest
 
 help:
 	@echo "make train      train the default experiment; others with ARGS=\"data=... recipe=...\""
@@ -35,6 +35,7 @@ help:
 	@echo "make format     lay out the code and mend what ruff can mend"
 	@echo "make notebooks  run every notebook from top to bottom"
 	@echo "make test-py312 the tests of pyro_vmtl/inspection under Python 3.12 with ArviZ 1"
+	@echo "make lowest     the oldest versions that pyproject.toml allows, installed and used"
 
 train: $(VENV)/installed
 	$(RUN) -m pyro_vmtl.train $(ARGS)
@@ -72,6 +73,11 @@ test-py312: $(VENV312)/installed
 ifneq ($(wildcard notebooks/02*.ipynb),)
 	$(RUN312) -m pytest --nbmake -n $(WORKERS) -q $(wildcard notebooks/02*.ipynb)
 endif
+
+# Not part of `make test`: it installs gigabytes into an environment of its own.
+lowest: export OMP_NUM_THREADS := 1
+lowest: $(VENV)/installed
+	$(RUN) benchmarks/lowest.py
 
 # Not `.[dev]`: it has torchvision, which holds torch to a release of its own and is not needed here.
 $(VENV312)/installed: $(PACKAGING)
