@@ -24,6 +24,8 @@ def summary(results: pd.DataFrame) -> str:
     nll = results.pivot_table(
         index=["table", "split"], columns="method", values="nll", sort=False, dropna=False
     ).reindex(columns=list(results["method"].unique()))
+    drawn = pd.MultiIndex.from_frame(results[["table", "split"]])
+    nll = nll[nll.index.isin(drawn)]  # tables may have other splits
     parts = [_scores(nll, results)]
     if PRODUCT in nll and _rivals(nll):
         parts.append(_differences(nll))

@@ -402,13 +402,16 @@ def _without_gradients(
     whole = isinstance(likelihood, NegativeBinomial)
     score, other_score = (left_out_score(model, tasks, whole) for model in (vmtl, other))
     gain, se = other_score.above(score)
-    names = (type(likelihood).__name__, type(usual).__name__)
-    chosen, rival = names if gain > 0 else names[::-1]
+    # Whole numbers are counts unless the rows say clearly that they are not.
+    taken = gain > (-2 * se if whole else 0)
+    name, default = type(likelihood).__name__, type(usual).__name__
+    way = "higher" if gain > 0 else "lower"
     note = (
-        f"The likelihood is {chosen}: {why}, and a row that is left out has a log density higher "
-        f"by {abs(gain):.3f} ± {se:.3f} than with {rival} (likelihood=... decides)."
+        f"The likelihood is {name if taken else default}: {why}, and a row that is left out has a "
+        f"log density {way} by {abs(gain):.3f} ± {se:.3f} with {name} than with {default} "
+        "(likelihood=... decides)."
     )
-    if gain > 0:
+    if taken:
         vmtl, settings, history = other, other_settings, other_history
         if on_epoch is not None:
             on_epoch(history)

@@ -247,7 +247,8 @@ def _summary(run: FinishedRun, calibration: pd.DataFrame) -> list[str]:
             f"{pooled['verdict']}."
         )
     sentences += [_borrowing_sentence(run, site) for site in run.sites]
-    return sentences + _gains_sentence(run)
+    sentences += _gains_sentence(run)
+    return sentences + [str(note) for note in run.metrics.get("notes") or ()]
 
 
 def _gains_sentence(run: FinishedRun) -> list[str]:

@@ -150,6 +150,7 @@ def checked_by_hydra(trusted: Collection[str]) -> Iterator[None]:
         *args: Any,
         **options: Any,
     ) -> DictConfig:
+        _check_search_path(loader, config_name, trusted)
         config = load(loader, config_name, overrides, *args, **options)
         settings = OmegaConf.to_container(config.hydra, resolve=False)
         _check_hydra(settings, overrides, trusted)
@@ -160,6 +161,19 @@ def checked_by_hydra(trusted: Collection[str]) -> Iterator[None]:
         yield
     finally:
         ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
+
+
+def _check_search_path(
+    loader: ConfigLoaderImpl, config_name: str | None, trusted: Collection[str]
+) -> None:
+    """Hydra imports the packages in which it looks for further files, ``pkg://package``."""
+    found = None if config_name is None else loader.repository.load_config(config_name)
+    places = None if found is None else OmegaConf.select(found.config, "hydra.searchpath")
+    for place in [places] if isinstance(places, str) else places or ():
+        scheme, _, package = str(place).partition("://")
+        package = package.split("/")[0]
+        if scheme == "pkg" and package.split(".")[0] != "pyro_vmtl":
+            _check(package, "hydra.searchpath", trusted)
 
 
 def _check_hydra(settings: Any, overrides: Sequence[str], trusted: Collection[str]) -> None:

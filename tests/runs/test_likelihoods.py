@@ -1,5 +1,11 @@
 """Likelihoods of a configuration."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -22,3 +28,24 @@ def test_are_chosen_by_name(name: str, likelihood: Family | None) -> None:
         chosen += [f"likelihood={name}"] if name else []
         settings = read_plan(compose("train", chosen)).settings
     assert settings.likelihood == likelihood
+
+
+def test_that_are_left_open_are_chosen_and_said(
+    train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = np.random.default_rng(0)
+    age = generator.normal(size=120)
+    visits = generator.negative_binomial(2, 1 / (1 + np.exp(1.5 + age) / 2))
+    frame = pd.DataFrame({"age": age, "clinic": list("abc") * 40, "visits": visits})
+    frame.to_csv(tmp_path / "visits.csv", index=False)
+    columns = ("data.path=visits.csv", "data.task=clinic", "data.target=visits")
+    run = train("data=table", *columns, report=True)
+    (note,) = json.loads((run / "metrics.json").read_text())["notes"]
+    assert note.startswith("The likelihood is NegativeBinomial: the targets are whole numbers")
+    assert pv.load(run).notes == (note,)
+    assert pv.load(run).settings.likelihood == pv.NegativeBinomial()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert note in shown
+    assert note in (run / "report.html").read_text()
+    # One row an update, and those of the likelihood that was chosen.
+    assert pd.read_csv(run / "metrics.csv")["epoch"].tolist() == list(range(19))

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import pyro_vmtl as pv
+from pyro_vmtl.errors import InputError
 from pyro_vmtl.model import Pool, Standard
 from pyro_vmtl.runs import config_folder, read_plan
 from pyro_vmtl.runs.trust import check_names_of_code, named_by_the_user
@@ -81,6 +82,7 @@ def test_a_run_folder_of_somebody_elses_runs_nothing(
         ),
         ({"launcher": {"_target_": "somebody.run"}}, "hydra names somebody.run"),
         ({"overrides": {"task": ["allow=somebody"]}}, "passes allow=somebody off as an override"),
+        ({"searchpath": ["pkg://somebody"]}, "hydra.searchpath names somebody"),
         ({"job": {"env_set": {"LD_PRELOAD": "x.so"}}}, "variables of the environment"),
     ],
     ids=str,
@@ -144,6 +146,27 @@ def test_the_import_path_of_a_network_is_code(key: str) -> None:
     for harmless in ("vgg16", "C:/images", "a column: b", ["a:b"]):
         if key != "_args_":
             check_names_of_code({"_target_": "pyro_vmtl.data.office_home", key: harmless}, "data")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("os.system", "os.remove", "subprocess.run", "builtins.exec", "shutil.rmtree"),
+        *("pandas.read_pickle", "joblib.load", "torch.load", "torch.hub.load", "pickle.loads"),
+        *("numpy.load", "runpy.run_path", "cProfile.run", "importlib.import_module"),
+        *("hydra.utils.call", "hydra.utils.instantiate", "webbrowser.open", "pty.spawn"),
+        *("pyro_vmtl.data.tables.pd.read_pickle", "pyro_vmtl.train.main", "pyro_vmtl.data"),
+        *("pyro_vmtl..os.system", "pyro_vmtl.model.build.copy.deepcopy", "", "os", ".os.system"),
+    ],
+)
+def test_names_of_code_elsewhere_are_refused(name: str) -> None:
+    for config in (
+        {"_target_": name},
+        {"a": [{"b": {"_target_": name}}]},
+        {"_target_": "hydra.utils.get_class", "path": name},
+    ):
+        with pytest.raises(InputError, match="which is not of this library"):
+            check_names_of_code(config, "data")
 
 
 def test_every_configuration_of_the_library_is_its_own() -> None:
