@@ -132,8 +132,8 @@ class TestRegression:
         low, high = model.predict_interval(new).T
         mean, sd = model.predict(new, return_std=True)
         assert ((low < mean) & (mean < high)).all()
-        away = ((truth - mean) / sd)[np.abs(truth - mean) < 20]
-        assert 0.8 < away.std() < 1.2
+        assert 0.85 < ((low < truth) & (truth < high)).mean() < 0.98
+        assert (np.abs(truth - mean) < sd).mean() > 0.68  # outliers make sd large, not intervals
         assert model.score(new, truth) > 0.9
 
     def test_several_outputs(self) -> None:

@@ -31,6 +31,7 @@ from pyro_vmtl.model import (
     Standard,
     assemble,
 )
+from pyro_vmtl.model.priors import nested
 
 # Distinct, so that no shape fits by accident.
 TASKS, SAMPLES, INPUTS, OUTPUTS = 3, 5, 4, 6
@@ -152,3 +153,10 @@ def case(request: pytest.FixtureRequest) -> Case:
     views = Views(torch.randn(*shape, TASKS, INPUTS), present)
     batch = Batch(torch.randn(*shape, INPUTS), y, mask, scale, torch.full(shape, -1), views=views)
     return Case(vmtl, batch)
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it does not matter how well the posterior is known."""
+    monkeypatch.setattr(nested, "_ROUND", 10)
+    monkeypatch.setattr(nested, "_ROUNDS", 1)

@@ -25,6 +25,8 @@ from pyro_vmtl.model import VMTL, CategoricalLikelihood, Identity, Settings, ass
 if TYPE_CHECKING:
     from tests.model.conftest import Case
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 class OneDevice(TorchDispatchMode):
     """Raises where an operation mixes meta tensors with CPU tensors that are not scalars."""

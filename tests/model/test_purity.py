@@ -17,6 +17,8 @@ from pyro_vmtl.model import ClusteredBorrowing, Recursive
 if TYPE_CHECKING:
     from tests.model.conftest import Case
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 # Of a posterior in closed form, besides the chains and the draws.
 CONJUGATE = ("precision", "shift", "counts", "loc", "covariance", "steps", "effective")
 

@@ -38,6 +38,8 @@ from pyro_vmtl.model import (
 if TYPE_CHECKING:
     from tests.model.conftest import Case
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 OWN_SITES = {"relatedness_weights", "relatedness_representations", *SITES, "targets", "layer_kl"}
 
 

@@ -603,6 +603,7 @@ def test_what_a_link_leads_to_outside_is_not_shown(
     run = train(*clusters)
     secret = tmp_path / "secret.txt"
     secret.write_text("a secret: 1")
+    (run / "figures").mkdir()
     (run / "figures" / "mine.png").symlink_to(secret)
     text = write_report(run).read_text()
     assert base64.b64encode(b"a secret: 1").decode() not in text
