@@ -129,6 +129,8 @@ def read_image(path: Path, transform: Transform) -> Tensor | Unreadable:
     :raises InputError: if the transform gives something else than a tensor.
     """
     try:
+        if path.exists() and not path.is_file():  # to open a pipe is to wait for its other end
+            return Unreadable("it is a pipe or a device, and not a file", passing=False)
         with Image.open(path) as file:
             image = file.convert("RGB")
     except MemoryError:

@@ -338,6 +338,11 @@ class TrainingModule(lightning.LightningModule):
         row: dict[str, float] = {"epoch": self.current_epoch, "step": self.global_step}
         row["loss"] = float(self._epoch_loss) / len(self.batches)
         parts = elbo_parts(self.vmtl, self._last_batch, num_particles=4)
+        if not math.isfinite(parts.elbo):  # the last step of an epoch has no later loss
+            raise InputError(
+                f"the ELBO is {parts.elbo} after epoch {self.current_epoch}; expected a finite "
+                "one: lower the learning rate or clip gradients (gradient_clip)"
+            )
         row |= {"elbo": parts.elbo, **vars(parts)}
         settings = self.settings
         row["temperature"] = settings.temperature(self.global_step, self.total_steps)

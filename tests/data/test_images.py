@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,11 +77,13 @@ class TestReadImages:
         for value, file in zip(data.values, files[::-1], strict=True):
             assert value.equal(ImageTransform(6)(Image.open(file)))
 
-    @pytest.mark.parametrize("breakage", ["truncated", "empty", "text", "gone"])
+    @pytest.mark.parametrize("breakage", ["truncated", "empty", "text", "gone", "pipe"])
     def test_a_file_that_is_no_image_is_named(self, files: list[Path], breakage: str) -> None:
         content = files[2].read_bytes()
-        if breakage == "gone":
+        if breakage in ("gone", "pipe"):
             files[2].unlink()
+            if breakage == "pipe":
+                os.mkfifo(files[2])
         else:
             broken = {"truncated": content[: len(content) // 2], "empty": b"", "text": b"Chair"}
             files[2].write_bytes(broken[breakage])

@@ -594,3 +594,11 @@ def test_a_task_without_a_class_is_named() -> None:
         fitted = fit(task_set, accelerator="cpu", log_warnings=False)
         sentence = "The task 'task 1' has no training sample of the class '1': what the model says"
         assert any(sentence in warning for warning in fitted.warnings) == says
+
+
+def test_a_last_step_that_explodes_is_not_kept() -> None:
+    """No later loss would show it."""
+    splits = clusters(3, 2, samples=10, dimensions=3)
+    training = TrainingSettings(epochs=1, steps_per_epoch=1, learning_rate=Constant(1e30))
+    with pytest.raises(InputError, match="the ELBO is nan after epoch 0; expected a finite one"):
+        fit(splits.train, None, Settings(MLP(2, hidden=(4,))), training)
