@@ -39,7 +39,7 @@ from pyro_vmtl.inference.checkpoints import (
 from pyro_vmtl.inference.choosing import alternative, left_out_score
 from pyro_vmtl.inference.diagnostics import diagnose, explain
 from pyro_vmtl.inference.elbo import elbo_parts
-from pyro_vmtl.inference.joining import add_tasks, forget_task
+from pyro_vmtl.inference.joining import add_tasks, forget_rows, forget_task
 from pyro_vmtl.inference.noise import all_noise
 from pyro_vmtl.inference.predict import Predictions, predict
 from pyro_vmtl.inference.processes import in_parallel
@@ -168,28 +168,42 @@ class FittedVMTL:
             warnings=(*self.warnings, *sentences),
         )
 
-    def forget(self, task: str) -> "FittedVMTL":
-        """A model without one of the tasks, and without a new fit; this one stays as it is.
+    def forget(self, what: str | TaskSet) -> "FittedVMTL":
+        """A model without one of the tasks, or some rows, and without a new fit.
 
-        For the pool :class:`pyro_vmtl.Nested`. What the task's rows say of weights is taken out,
-        and the posterior of the others is computed again. What they have settled before stays: the
-        encoder, the unit of the targets, scales, and who of the other tasks are together.
+        For the pool :class:`pyro_vmtl.Nested`; this model stays as it is. What the rows said of
+        weights is taken out, and the posterior is computed again. What they have settled before
+        stays: the encoder, the unit of the targets, scales, and which tasks are together; where
+        the likelihood is not Gaussian, also what the other rows were taken to say beside them.
 
-        :param task: its name.
-        :raises InputError: for a task that the model does not know, the only one, or a model that
-            no task can leave.
+        Example::
+
+            fitted = fitted.forget("west")
+            fitted = fitted.forget(tasks.subset([3, 17]))  # of the tasks that were fitted
+
+        :param what: the name of a task, or rows of training, as they were read for it.
+        :raises InputError: for a task that the model does not know, the only one, rows that were
+            not among its own, or a model that nothing can leave.
         """
-        if task not in self.names:
-            raise InputError(f"there is no task {task!r}; expected one of {list(self.names)}")
+        if isinstance(what, TaskSet):
+            if what.names != self.names:
+                raise InputError(
+                    f"the rows have the tasks {list(what.names)}; the model was trained on "
+                    f"{list(self.names)}"
+                )
+            self._check_samples(what)
+            return replace(self, vmtl=forget_rows(self.vmtl, self.settings, what))
+        if what not in self.names:
+            raise InputError(f"there is no task {what!r}; expected one of {list(self.names)}")
         vmtl, settings = forget_task(
-            self.vmtl, self.settings, self.input_shape, self.names.index(task)
+            self.vmtl, self.settings, self.input_shape, self.names.index(what)
         )
         return replace(
             self,
             vmtl=vmtl,
             settings=settings,
-            names=tuple(name for name in self.names if name != task),
-            warnings=tuple(told for told in self.warnings if repr(task) not in told),
+            names=tuple(name for name in self.names if name != what),
+            warnings=tuple(told for told in self.warnings if repr(what) not in told),
         )
 
     def _check_samples(self, tasks: TaskSet) -> None:

@@ -24,7 +24,9 @@ from pyro_vmtl.model import (
 from pyro_vmtl.model.priors.joining import candidates, with_site, without
 from pyro_vmtl.model.priors.nested import Nested
 
-__all__ = ["add_tasks", "forget_task"]
+__all__ = ["add_tasks", "forget_rows", "forget_task"]
+
+_ROUNDING = 1e-6  # of the largest eigenvalue of what a task's rows say together
 
 
 @torch.no_grad()
@@ -95,6 +97,47 @@ def forget_task(
     _, chains = without(weights.evidence, weights.chains, task)
     out.classifier.take(evidence, chains, draws, out.likelihood, like=weights)
     return out, settings
+
+
+@torch.no_grad()
+def forget_rows(vmtl: VMTL, settings: Settings, rows: TaskSet) -> VMTL:
+    """A model without what some of its training rows said of the weights.
+
+    :param vmtl: a fitted model, which stays as it is; ``settings``: its structure.
+    :param rows: of its tasks, as they were trained on.
+    :raises InputError: where tasks cannot be told apart, or they were not trained on these rows.
+    """
+    weights, _ = _nested(vmtl, settings)
+    batch = rows.dense().to(vmtl.device)
+    with all_noise(0), evaluating(vmtl):
+        features = with_bias(vmtl.encoder(batch.x).mean.double(), weights.event_shape[-1])
+    likelihood, mask = vmtl.likelihood, batch.mask.double()
+    targets = likelihood.standardised(likelihood.filled(batch.y, batch.mask))
+    loc, variance = weights.predictor(features, weights.loc[None], weights.covariance[None])
+    g, r = (mask.unsqueeze(-1) * part for part in likelihood.sites(loc[0], variance[0], targets))
+    known = weights.evidence
+    precision = known.precision - torch.einsum("tbk,tbi,tbj->tkij", r, features, features)
+    shift = known.shift - (g + r * loc[0]).mT @ features
+    counts = known.counts - mask.sum(-1)
+    least = torch.linalg.eigvalsh(precision)[..., 0]
+    most = torch.linalg.eigvalsh(known.precision)[..., -1].clamp_min(1)
+    wrong = (counts < -_ROUNDING) | (least < -_ROUNDING * most).any(-1)
+    squares = known.squares
+    if squares is not None:
+        before, squares = squares, squares - torch.einsum("tb,tbk->tk", mask, targets.square())
+        wrong |= (squares < -_ROUNDING * before.clamp_min(1)).any(-1)
+    if bool(wrong.any()):
+        raise InputError(
+            f"the task {rows.names[int(wrong.nonzero()[0])]!r} was not trained on these rows; "
+            "expected rows of the training data, as they were read for training"
+        )
+    out = copy.deepcopy(vmtl)
+    assert isinstance(out.classifier, NestedWeights)
+    evidence = dataclasses.replace(
+        known, precision=precision, shift=shift, counts=counts.clamp_min(0), squares=squares
+    )
+    out.classifier.take(evidence, weights.chains, weights.draws, out.likelihood, like=weights)
+    return out
 
 
 def _nested(vmtl: VMTL, settings: Settings) -> tuple[NestedWeights, Nested]:

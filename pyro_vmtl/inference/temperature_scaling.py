@@ -111,7 +111,7 @@ class ScaledVMTL(FittedVMTL):
             "scaled.fitted.add_task(...), to be scaled again"
         )
 
-    def forget(self, task: str) -> FittedVMTL:
+    def forget(self, what: str | TaskSet) -> FittedVMTL:
         """The temperatures have seen every task.
 
         :raises InputError: always.

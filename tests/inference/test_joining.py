@@ -262,6 +262,28 @@ class TestForget:
         assert forgotten.names == tuple(rest)
         assert abs(_density(forgotten, test, rest) - _density(refit, test, rest)) < 0.02
 
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_rows_are_as_if_they_had_not_been_there(self, kind: Kind) -> None:
+        train, test = _drawn(kind)
+        train = train.select(train.names[:OLD])
+        gone = torch.cat([train.indices(name)[:20] for name in train.names[:2]])
+        rest = torch.from_numpy(np.setdiff1d(np.arange(len(train)), gone))
+        fitted = _fitted(kind)
+        forgotten = fitted.forget(train.subset(gone))
+        refit = _fit(train.subset(rest))
+        assert _weights(forgotten).counts.tolist() == _weights(refit).counts.tolist()
+        one, other = (_density(model, test, train.names[:2]) for model in (forgotten, refit))
+        assert abs(one - other) < 0.05
+        assert one < _density(fitted, test, train.names[:2]) - 0.01
+        if kind == "regression":  # every row said what it says
+            nothing = _weights(fitted.forget(train))
+            assert float(nothing.precision.abs().max()) < 1e-8
+            assert float(nothing.shift.abs().max()) < 1e-8
+        with pytest.raises(InputError, match="was not trained on these rows"):
+            forgotten.forget(train.subset(gone))
+        with pytest.raises(InputError, match="the rows have the tasks"):
+            fitted.forget(train.select(train.names[:2]))
+
     def test_one_task_may_remain_and_others_join_it(self) -> None:
         train, test = _drawn("regression")
         fitted = _fitted("regression")
