@@ -150,6 +150,9 @@ def load(path: str | os.PathLike[str], **own: Any) -> FittedVMTL:
         vmtl.load_state_dict(tensors)
         if digest is None and isinstance(vmtl.classifier, NestedWeights):
             vmtl.classifier.by_draw()  # whether evidence and draws fit each other
+            scale = getattr(vmtl.likelihood, "target_scale", vmtl.classifier.draws.noise)
+            if not bool((scale > 0).all() and (vmtl.classifier.draws.noise > 0).all()):
+                raise ValueError("the scale of the targets or of their noise is not above 0")
     vmtl.tempering.update(tempering)
     vmtl.eval()
     fitted = FittedVMTL(

@@ -474,7 +474,7 @@ def spoil_model(odd: Odd, folder: Path) -> None:
         plain = json.loads(description.read_text())
         plain["digest"] = None
         found = unpack(tensors.read_bytes())
-        name = odd.pick(list(found))
+        name = odd.pick(sorted(found))
         value = found[name]
         others = [
             *(value.double(), value.int(), value * math.nan, value * math.inf, value * 0),
