@@ -150,9 +150,11 @@ def load(path: str | os.PathLike[str], **own: Any) -> FittedVMTL:
         vmtl.load_state_dict(tensors)
         if digest is None and isinstance(vmtl.classifier, NestedWeights):
             vmtl.classifier.by_draw()  # whether evidence and draws fit each other
-            scale = getattr(vmtl.likelihood, "target_scale", vmtl.classifier.draws.noise)
-            if not bool((scale > 0).all() and (vmtl.classifier.draws.noise > 0).all()):
-                raise ValueError("the scale of the targets or of their noise is not above 0")
+            noise = vmtl.classifier.draws.noise
+            units = [getattr(vmtl.likelihood, "target_scale", noise)]
+            units.append(getattr(vmtl.encoder, "scale", noise))
+            if not all(bool((unit > 0).all()) for unit in (noise, *units)):
+                raise ValueError("the scale of inputs, of targets or of their noise is not above 0")
     vmtl.tempering.update(tempering)
     vmtl.eval()
     fitted = FittedVMTL(
