@@ -20,8 +20,8 @@ from pyro_vmtl.data import TaskSet, read_rows, read_table, split_tasks
 from pyro_vmtl.data.preparation import Gaps
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL, Predictions, TrainingSettings, fit
-from pyro_vmtl.inspection import relatedness
-from pyro_vmtl.model import Architecture, Encoder, Pool, Settings
+from pyro_vmtl.inspection import gains, relatedness
+from pyro_vmtl.model import Architecture, Encoder, Family, Likelihood, Pool, Settings
 
 __all__ = ["VMTLClassifier", "VMTLRegressor"]
 
@@ -44,6 +44,7 @@ class _Estimator(BaseEstimator):
         task: str | None = None,
         pool: Pool | None = None,
         encoder: Architecture | Encoder | None = None,
+        likelihood: Family | Likelihood | None = None,
         training: TrainingSettings | None = None,
         gaps: Gaps = "impute",
         categories: Sequence[str] = (),
@@ -54,6 +55,7 @@ class _Estimator(BaseEstimator):
         self.task = task
         self.pool = pool
         self.encoder = encoder
+        self.likelihood = likelihood
         self.training = training
         self.gaps = gaps
         self.categories = categories
@@ -130,11 +132,12 @@ class _Estimator(BaseEstimator):
             gaps=self.gaps,
             categories=self.categories,
         )
-        settings = Settings(encoder=self.encoder, pool=self.pool)
+        settings = Settings(encoder=self.encoder, pool=self.pool, likelihood=self.likelihood)
         seed = int(check_random_state(self.random_state).randint(2**31))
         held_out: TaskSet | None = None
         if not settings.takes_no_gradient(train.input_shape, named=True):
             train, held_out, _ = split_tasks(train, float(self.validation), 0, seed)
+        self._train: TaskSet = train
         self.fitted_: FittedVMTL = fit(
             train, held_out, settings, self.training, seed=seed, log_warnings=False
         )
@@ -180,6 +183,15 @@ class _Estimator(BaseEstimator):
         return matrix.reindex(index=names, columns=names)
 
     @property
+    def gains_(self) -> pd.DataFrame:
+        """How much sharing gains each task, from its left-out rows: :func:`pyro_vmtl.gains`.
+
+        :raises InputError: where an encoder was trained, or after tasks have joined.
+        """
+        check_is_fitted(self, "fitted_")
+        return gains(self.fitted_, self._train)
+
+    @property
     def task_names_(self) -> tuple[str, ...]:
         """The names of the tasks."""
         check_is_fitted(self, "fitted_")
@@ -203,6 +215,7 @@ class VMTLClassifier(ClassifierMixin, _Estimator):
     :param task: the column of X that says the task; None where ``tasks`` does.
     :param pool: the prior of the weights, by default :class:`pyro_vmtl.Nested`.
     :param encoder: see :class:`pyro_vmtl.Settings`.
+    :param likelihood: likewise.
     :param training: how to train an encoder.
     :param gaps: ``"impute"`` or ``"refuse"``, for missing features.
     :param categories: columns that are text whatever they look like.

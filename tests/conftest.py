@@ -1,6 +1,7 @@
 """What every test starts from: one thread, one seed, Pyro's own checks switched on."""
 
 import os
+from collections.abc import Iterator
 
 # Figures are drawn without a screen; said before anything imports matplotlib.
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -8,6 +9,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pyro
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 
 # No deadline: how long a shape takes on a shared machine is not a truth about the code.
@@ -28,3 +30,10 @@ def _seeded_and_validated() -> None:
     """Python's, NumPy's and torch's generators at one seed, and Pyro validating every site."""
     pyro.set_rng_seed(0)
     pyro.enable_validation(True)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_hydra() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    yield
+    GlobalHydra.instance().clear()

@@ -96,6 +96,13 @@ class TestTasks:
         assert list(matrix.index) == list(matrix.columns)
         assert np.isnan(np.diag(matrix)).all()
 
+    def test_gain_from_each_other_what_is_measured(self) -> None:
+        X, _, days = parts(wards())
+        model = VMTLRegressor(task="ward", likelihood=pv.StudentT()).fit(X, days)
+        assert model.fitted_.settings.likelihood == pv.StudentT()
+        expected = pv.gains(model.fitted_, pv.read_table(X.assign(days=days), "ward", "days"))
+        pd.testing.assert_frame_equal(model.gains_, expected)
+
     def test_that_are_new_are_predicted_and_learned(self) -> None:
         X, ill, days = parts(wards())
         new, new_ill, new_days = parts(wards(60, seed=1, names="e"))

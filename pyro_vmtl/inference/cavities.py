@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_vmtl.data import Batch
 from pyro_vmtl.model import VMTL, NestedWeights, evaluating, with_bias
 
-__all__ = ["Cavity", "cavities", "left_out_densities"]
+__all__ = ["Cavity", "cavities", "left_out_densities", "standardised"]
 
 
 class Cavity(NamedTuple):

@@ -5,7 +5,6 @@ likeliest.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from scipy.stats import t as student_t
@@ -22,24 +21,16 @@ from pyro_vmtl.model import (
     StudentT,
 )
 
-__all__ = ["LeftOutScore", "alternative", "left_out_score"]
+__all__ = ["alternative", "left_out_score", "mean_difference"]
 
 _HEAVY = 4.0  # degrees of freedom: with fewer, the fourth moment is infinite
 _FEWEST = 30  # rows of which tails can be seen
 
 
-class LeftOutScore(NamedTuple):
-    """Of n labelled samples.
-
-    :ivar log_density: log p(y_n | all others), ``[n]`` float64; of whole numbers log probabilities.
-    """
-
-    log_density: Tensor
-
-    def above(self, other: LeftOutScore) -> tuple[float, float]:
-        """The mean difference to another score, and its standard error."""
-        away = self.log_density - other.log_density
-        return float(away.mean()), float(away.std()) / math.sqrt(len(away))
+def mean_difference(one: Tensor, other: Tensor) -> tuple[float, float]:
+    """The mean of paired differences of scores, ``[n]`` each, and its standard error."""
+    away = one - other
+    return float(away.mean()), float(away.std()) / math.sqrt(len(away))
 
 
 def alternative(vmtl: VMTL, tasks: TaskSet) -> tuple[Family, str] | None:
@@ -87,12 +78,12 @@ def _has_heavy_tails(vmtl: VMTL, tasks: TaskSet) -> bool:
         return False
     unit = likelihood.target_scale.log().cpu()
     log_density = torch.from_numpy(student_t.logpdf(residuals, degrees, 0, scale)) - unit
-    gain, se = LeftOutScore(log_density).above(left_out_score(vmtl, tasks, counts=False))
+    gain, se = mean_difference(log_density, left_out_score(vmtl, tasks, counts=False))
     return gain > 2 * se
 
 
 @torch.no_grad()
-def left_out_score(vmtl: VMTL, tasks: TaskSet, counts: bool) -> LeftOutScore:
+def left_out_score(vmtl: VMTL, tasks: TaskSet, counts: bool) -> Tensor:
     """How likely every training sample is, given all others.
 
     Draws are weighed by one over the density of the sample, the weights truncated (Ionides 2008).
@@ -100,6 +91,7 @@ def left_out_score(vmtl: VMTL, tasks: TaskSet, counts: bool) -> LeftOutScore:
     :param vmtl: a model with the pool Nested, fitted to these samples.
     :param counts: whether the targets are whole numbers: a Gaussian's probability is then that of
         the interval of the width 1 around them.
+    :return: log p(y_n | all others) of the n labelled samples, ``[n]`` float64.
     """
     batch = tasks.dense().to(vmtl.device)
     likelihood = vmtl.likelihood
@@ -119,7 +111,7 @@ def left_out_score(vmtl: VMTL, tasks: TaskSet, counts: bool) -> LeftOutScore:
     log_p = log_p[:, batch.mask]  # [S, n]
     log_weights = (-log_p).log_softmax(0)
     log_weights = log_weights.clamp_max(-0.5 * math.log(len(log_p)))
-    return LeftOutScore(((log_weights + log_p).logsumexp(0) - log_weights.logsumexp(0)).cpu())
+    return ((log_weights + log_p).logsumexp(0) - log_weights.logsumexp(0)).cpu()
 
 
 def _log_between(low: Tensor, high: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from pyro_vmtl.inference.checkpoints import (
     origin,
     restore_best,
 )
-from pyro_vmtl.inference.choosing import alternative, left_out_score
+from pyro_vmtl.inference.choosing import alternative, left_out_score, mean_difference
 from pyro_vmtl.inference.diagnostics import diagnose, explain
 from pyro_vmtl.inference.elbo import elbo_parts
 from pyro_vmtl.inference.joining import add_tasks, forget_rows, forget_task
@@ -47,8 +47,6 @@ from pyro_vmtl.inference.training import TrainingModule, TrainingSettings
 from pyro_vmtl.model import (
     SITES,
     VMTL,
-    Categorical,
-    Gaussian,
     NegativeBinomial,
     NestedWeights,
     Settings,
@@ -406,16 +404,15 @@ def _without_gradients(
     if choice is None:
         return _fitted(vmtl, tasks, settings, history, batch, [], log_warnings)
     likelihood, why = choice
-    is_regression = tasks.classes is None
-    usual = Gaussian(settings.initial_noise) if is_regression else Categorical()
+    usual = settings.likelihood_of(tasks.is_classification)
     settings = replace(settings, likelihood=usual)
     other_settings = replace(settings, likelihood=likelihood)
     with all_noise(seed):  # as if it had been asked for
         other = build(tasks, other_settings).to(device)
         other_history = _update(other, tasks, batch, validation, training)
     whole = isinstance(likelihood, NegativeBinomial)
-    score, other_score = (left_out_score(model, tasks, whole) for model in (vmtl, other))
-    gain, se = other_score.above(score)
+    scores = (left_out_score(model, tasks, whole) for model in (other, vmtl))
+    gain, se = mean_difference(*scores)
     # Whole numbers are counts unless the rows say clearly that they are not.
     taken = gain > (-2 * se if whole else 0)
     name, default = type(likelihood).__name__, type(usual).__name__

@@ -38,7 +38,8 @@ def gains(
     """How much better each task is predicted than it would be by itself, or as one with all.
 
     Densities are those of the training samples, each given all others (:func:`leave_one_out`), or
-    those of held-out samples. The rivals are fitted here, in closed form as the model is:
+    those of held-out samples. The rivals are fitted here, in closed form and with the
+    likelihood that the model has:
 
     - ``base rate``: the frequencies of the classes, or a Gaussian with the mean and variance of the
       targets, over all tasks; features say nothing;
@@ -86,8 +87,11 @@ def gains(
     task = scored.task.cpu().numpy()
     ours = densities(fitted)
     rivals = {BASE_RATE: _base_rate(train, heldout)}
+    likelihood = fitted.settings.likelihood_of(train.is_classification)
     for against, pool in _RIVALS.items():
-        settings = dataclasses.replace(fitted.settings, pool=pool, classifier=None)
+        settings = dataclasses.replace(
+            fitted.settings, pool=pool, classifier=None, likelihood=likelihood
+        )
         rivals[against] = densities(fit(train, settings=settings, seed=seed, log_warnings=False))
     rows = []
     for against, density in rivals.items():

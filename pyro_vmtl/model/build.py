@@ -75,7 +75,9 @@ class Settings:
         classes infers from class means (VMTL-AC).
         None, ``"conjugate"`` for the pool ``Nested`` and ``"mean_field"`` for the others.
     :ivar likelihood: settings of one of the likelihoods, or a :class:`Likelihood` of the user's
-        own; None, :class:`Categorical` for classes and :class:`Gaussian` for numbers.
+        own; None, :class:`Categorical` for classes and :class:`Gaussian` for numbers, or where
+        nothing takes a gradient another that fits the training samples better, see
+        ``FittedVMTL.notes``.
     :ivar bias: whether the weights have a bias as their last column.
     :ivar empirical_bayes: model and guide share the relatedness logits (the paper).
     :ivar initial_scale: standard deviation of the weights' posterior at the start (0 for points).
@@ -154,6 +156,12 @@ class Settings:
             )
         return dataclasses.replace(self, encoder=encoder, pool=pool, classifier=classifier)
 
+    def likelihood_of(self, is_classification: bool) -> Family | Likelihood:
+        """The likelihood that was chosen, else the usual one of classes or of numbers."""
+        if self.likelihood is not None:
+            return self.likelihood
+        return Categorical() if is_classification else Gaussian(self.initial_noise)
+
     def takes_no_gradient(self, input_shape: Sequence[int], named: bool = False) -> bool:
         """Whether conjugate steps are all there is to a fit of data of this shape."""
         settings = self.for_data(input_shape, named)
@@ -215,9 +223,8 @@ def assemble(
 def _likelihood(
     settings: Settings, num_tasks: int, num_outputs: int, is_classification: bool
 ) -> Likelihood:
-    chosen, conjugate = settings.likelihood, settings.classifier == "conjugate"
-    if chosen is None:
-        chosen = Categorical() if is_classification else Gaussian(settings.initial_noise)
+    chosen = settings.likelihood_of(is_classification)
+    conjugate = settings.classifier == "conjugate"
     of_classes = chosen.of_classes if isinstance(chosen, Family) else chosen.num_classes > 0
     if of_classes != is_classification:
         kinds = ("numbers", "classes")

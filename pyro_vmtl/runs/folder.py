@@ -26,12 +26,12 @@ __all__ = ["RunFolder"]
 # What a run writes into its folder, and what says that it has begun there and not ended.
 _WRITTEN = (
     *("config.yaml", "splits", "tensorboard", "checkpoints", "model", "figures"),
-    *("metrics.csv", "metrics.json", "relatedness.csv", "relatedness_over_time.csv"),
+    *("metrics.csv", "metrics.json", "relatedness.csv", "relatedness_over_time.csv", "gains.csv"),
     *("predictions.parquet", "predictions_scaled.parquet", "inference_data.nc", "report.html"),
 )
 _RUNNING = ".running"
 _DRAFT = re.compile(
-    r"\.(best|last|model|config|metrics|predictions|predictions_scaled|inference_data|report"
+    r"\.(best|last|model|config|metrics|predictions|predictions_scaled|inference_data|gains|report"
     r"|training|relatedness(_\w+)?)-\d+(-[0-9a-f]{8}|\.\w+)"
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -107,3 +108,22 @@ def test_what_they_need(related: tuple[pv.FittedVMTL, TaskSet, TaskSet, pd.DataF
     other = replace(fitted, settings=pv.Settings(encoder=pv.MLP()))
     with pytest.raises(InputError, match="expected a model with the pool Nested"):
         pv.gains(other, train)
+
+
+def test_rivals_have_the_likelihood_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it was left open and stayed the usual one, rivals do not choose another."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(80, 2))
+    parts = {name: (x[k::2], x[k::2, 0]) for k, name in enumerate(("one", "two"))}
+    tasks = TaskSet.from_arrays(parts)
+    fitted = pv.fit(tasks, log_warnings=False)
+    assert fitted.settings.likelihood is None
+    seen = []
+
+    def spy(train: TaskSet, settings: pv.Settings, **further: object) -> pv.FittedVMTL:
+        seen.append(settings.likelihood)
+        return fitted
+
+    monkeypatch.setattr(sys.modules[pv.gains.__module__], "fit", spy)
+    pv.gains(fitted, tasks)
+    assert seen == [pv.Gaussian(), pv.Gaussian()]

@@ -1,11 +1,10 @@
 """Small runs of the real command."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from matplotlib.figure import Figure
 
 from pyro_vmtl.runs.folder import RunFolder
@@ -20,13 +19,6 @@ SMALL = (
     "num_samples=20",
 )
 CLUSTERS = ("data=clusters", "data.num_tasks=4", "data.num_clusters=2", "data.samples=12")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_hydra() -> Iterator[None]:
-    GlobalHydra.instance().clear()
-    yield
-    GlobalHydra.instance().clear()
 
 
 @pytest.fixture

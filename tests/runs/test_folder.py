@@ -98,8 +98,10 @@ def test_what_is_in_the_way_is_said_before_training(
 
 def test_whatever_a_run_writes_is_looked_for(train: Train, clusters: tuple[str, ...]) -> None:
     run = train(*clusters, "temperature_scaling=true", report=True)
-    for entry in run.iterdir():
-        other = run.parent / f"other-{entry.name}"
+    nested = train(*clusters, "model.classifier=null", "pool=nested", name="nested")
+    assert (nested / "gains.csv").is_file()
+    for entry in (*run.iterdir(), *nested.iterdir()):
+        other = run.parent / f"other-{entry.parent.name}-{entry.name}"
         other.mkdir()
         entry.rename(other / entry.name)
         with pytest.raises(InputError, match=r"already (has|holds)"):
