@@ -122,7 +122,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):
 
     :ivar features_: what was learned of each column, :class:`Feature`.
     :ivar inputs_: the names of the D inputs.
-    :ivar notes_: sentences on what was left out, and why.
+    :ivar notes_: sentences on what was left out, and why, and on what is missing.
     """
 
     def __init__(
@@ -184,6 +184,14 @@ class TablePreparation(TransformerMixin, BaseEstimator):
                 notes.append(f"The input {name!r} is the same as {twin!r}, and is left out.")
         self.features_ = tuple(f for f in features if set(f.inputs) & set(inputs))
         self.inputs_ = tuple(inputs)
+        gaps = [(c.name, int(c.missing.sum())) for c in columns if c.missing.any()]
+        if gaps:
+            shown = ", ".join(f"{count} of {name!r}" for name, count in gaps[:12])
+            more = f", and some of {len(gaps) - 12} more columns" if len(gaps) > 12 else ""
+            notes.append(
+                f"Values are missing in {len(X)} training rows: {shown}{more}. Inputs are then at "
+                "their mean, and one more says so where a column lacks two values or more."
+            )
         self.notes_ = tuple(notes)
         self.n_features_in_ = X.shape[1]
         if not inputs:

@@ -165,7 +165,8 @@ def explain(numbers: dict[str, float], vmtl: VMTL | None = None) -> list[str]:
                 "not read relatedness from this fit."
             )
     drift = numbers.get("weights_drift", 0.0)
-    if drift > DRIFT_THRESHOLD:
+    # Weights in closed form have a prior whose scales are inferred, and no KL weight to raise.
+    if drift > DRIFT_THRESHOLD and not (vmtl is not None and vmtl.classifier.is_conjugate):
         sentences.append(
             f"The weights have drifted: their root mean square is {drift:.1f} standard deviations "
             f"of N(0, I), over {DRIFT_THRESHOLD:g}, and predictions may be overconfident. Raise "

@@ -85,6 +85,17 @@ class TestInputs:
             assert len(set(x)) == 40
 
 
+def test_gaps_are_counted_in_a_sentence() -> None:
+    of = pd.DataFrame(
+        {"a": [1.0, np.nan, 3.0, 4.0], "b": [np.nan, 2.0, np.nan, 1.0], "c": range(4)}
+    )
+    fitted = TablePreparation().fit(of)
+    assert fitted.inputs_ == ("a", "b", "b is missing", "c")
+    (note,) = fitted.notes_
+    assert note.startswith("Values are missing in 4 training rows: 1 of 'a', 2 of 'b'. Inputs are")
+    assert TablePreparation().fit(of[["c"]]).notes_ == ()
+
+
 class TestWhatIsLeftOut:
     def notes(self, of: pd.DataFrame) -> tuple[tuple[str, ...], tuple[str, ...]]:
         fitted = TablePreparation().fit(of)

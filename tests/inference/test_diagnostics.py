@@ -172,6 +172,11 @@ class TestDrift:
         assert "drifted" in sentence
         assert "trainer.kl_weights.value" in sentence
 
+    def test_is_no_fault_where_the_scales_of_the_prior_are_inferred(self) -> None:
+        nested = build(clusters(2, 1, samples=5, dimensions=2).train)
+        assert explain({"weights_drift": 9.0}) != []
+        assert explain({"weights_drift": 9.0}, nested) == []
+
     def test_of_weights_like_their_prior_is_one(self) -> None:
         vmtl, batch = _regression(500)
         _set(vmtl, math.sqrt(0.75) * torch.randn(500, 1, 3), torch.tensor(0.5))
