@@ -40,13 +40,15 @@ class Batch:
 
     :param x: inputs, ``[T, B, *input_shape]``; padding repeats a real sample.
     :param y: targets, ``[T, B]`` int64 or float32, or ``[T, B, K]`` float32; class 0 or 0.0 where
-        there is no label.
+        there is no label, or an output is not known.
     :param mask: ``[T, B]`` bool, True where there is a sample with a label.
     :param scale: ``[T, B]`` float32, the inverse of the probability with which a sample of the
         task came into the batch; 1 where ``mask`` is False.
     :param index: ``[T, B]`` int64, the row of the sample in the task set, -1 on padding.
     :param views: the samples as seen through every task, in training where the prior of the
         representations needs them (:func:`pyro_vmtl.data.attention_views`); else None.
+    :param known: ``[T, B, K]`` bool, where some samples have some of their outputs and not all:
+        those that are known; else None, and ``mask`` says it of all outputs.
     """
 
     x: Tensor
@@ -55,6 +57,7 @@ class Batch:
     scale: Tensor
     index: Tensor
     views: Views | None = field(default=None, kw_only=True)
+    known: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def num_tasks(self) -> int:
@@ -71,6 +74,16 @@ class Batch:
         """``[T, B]`` bool: True where there is a sample, with or without a label."""
         return self.index >= 0
 
+    @property
+    def observed(self) -> Tensor:
+        """Which outputs count, ``[T, B, K]`` bool; ``[T, B, 1]`` where a sample has all or none."""
+        return self.mask.unsqueeze(-1) if self.known is None else self.known
+
+    @property
+    def weight(self) -> Tensor:
+        """How often each output counts, float64, of the shape of :attr:`observed`."""
+        return self.observed * self.scale.unsqueeze(-1).double()
+
     def to(self, device: torch.device | str) -> Batch:
         """The batch on ``device``; the very same object if it is there already."""
         here = (self.x, self.y, self.mask, self.scale, self.index)
@@ -78,7 +91,8 @@ class Batch:
         if all(new is old for new, old in zip(there, here, strict=True)):
             return self
         views = None if self.views is None else Views(*(part.to(device) for part in self.views))
-        return Batch(*there, views=views)
+        known = None if self.known is None else self.known.to(device)
+        return Batch(*there, views=views, known=known)
 
 
 def padded(group: _Array, num_groups: int) -> _Array:

@@ -54,7 +54,8 @@ def read_target(
     """The targets, and what they are.
 
     Text and truth values are classes, and so are at most ten distinct whole numbers, whether they
-    are written 1 or 1.0; other numbers, and several columns, are regression.
+    are written 1 or 1.0; other numbers, and several columns, are regression. Truth values among
+    several columns are 0 and 1.
 
     :param classes: the names of the classes, in their order; what is none of them is refused.
     :param regression: whether the targets are numbers; None to see.
@@ -72,8 +73,7 @@ def read_target(
                 f"regression is False and the targets are {list(targets)}; expected one column of "
                 "classes."
             )
-        columns = [read_cells(table, frame[name], notation, "number") for name in targets]
-        values = np.column_stack([cells.numbers for cells in columns])
+        values = np.column_stack([_numbers(table, frame[name], notation) for name in targets])
         return _regression(targets, values[:, 0] if len(targets) == 1 else values, "")
     (name,) = targets
     cells = read_cells(table, frame[name], notation, "text")
@@ -92,8 +92,25 @@ def read_target(
     return _classes(table, cells, written, classes)
 
 
+def _numbers(table: str, column: pd.Series, notation: Notation) -> _Array:
+    cells = read_cells(table, column, notation, "text")
+    truth = {"false": 0.0, "true": 1.0}
+    values = [truth.get(text.casefold(), np.nan) for text in cells.labels]
+    if cells.labels and not np.isnan(values).any():
+        numbers: _Array = np.array([*values, np.nan])[cells.codes]
+        return numbers
+    return read_cells(table, column, notation, "number").numbers
+
+
 def _regression(targets: Sequence[str], values: _Array, why: str) -> Target:
     by_output = values.reshape(len(values), -1)
+    if len(targets) > 1 and bool(np.isin(by_output[~np.isnan(by_output)], (0, 1)).all()):
+        events = [
+            f"{name!r} ({int((~np.isnan(column)).sum())} of {len(column)} rows known, "
+            f"{int(np.nansum(column))} of them 1)"
+            for name, column in zip(targets, by_output.T, strict=True)
+        ]
+        return Target(values, None, f"outputs that are 0 or 1: {', '.join(events)}{why}")
     parts = [
         f"{name!r} ({int((~np.isnan(column)).sum())} of {len(column)} rows known, "
         f"{np.nanmin(column):.4g} to {np.nanmax(column):.4g})"

@@ -308,17 +308,21 @@ class _Rows:
         return [replace(self.task_set(x[rows], rows), columns=columns) for rows in parts]
 
     def _unit_doubts(self, columns: TableColumns) -> list[str]:
-        names = [feature.name for feature in columns.features if feature.kind == "number"]
+        values = {
+            feature.name: read_cells(
+                self.table, self.frame[feature.name], columns.notation, "number"
+            ).numbers
+            for feature in columns.features
+            if feature.kind == "number"
+        }
         if self.target.classes is None:
-            names += self.targets
+            values |= dict(
+                zip(self.targets, self.target.y.reshape(len(self.frame), -1).T, strict=True)
+            )
         return [
             sentence
-            for name in names
-            for sentence in unit_doubts(
-                name,
-                read_cells(self.table, self.frame[name], columns.notation, "number").numbers,
-                self.tasks,
-            )
+            for name, numbers in values.items()
+            for sentence in unit_doubts(name, numbers, self.tasks)
         ]
 
 
@@ -374,12 +378,12 @@ def _training_rows(
     found = read_target(table, frame, targets, notation, classes, regression)
     missing = np.isnan(found.y) if found.y.ndim == 2 else np.zeros((1, 1), dtype=bool)
     partial = int((missing.any(1) & ~missing.all(1)).sum())
-    if partial:
-        doubts.append(
-            f"Of {len(frame)} rows {partial} have some of the targets {list(targets)} and not all: "
-            "nothing is learned from them. Fit each target by itself where that matters."
-        )
     said = f"{found.sentence[0].upper()}{found.sentence[1:]}."
+    if partial:
+        said += (
+            f" Of {len(frame)} rows {partial} have some of the targets and not all: each target is "
+            "used where it is known."
+        )
     return _Rows(
         frame,
         table,

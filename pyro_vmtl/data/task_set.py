@@ -45,8 +45,8 @@ class TaskSet:
     :param names: the names of the T tasks, unique.
     :param x: inputs, ``[N, *input_shape]`` float32, finite.
     :param y: classification: ``[N]`` int64, the class of every sample, -1 where the label is
-        missing. Regression: ``[N]`` or ``[N, K]`` float32, NaN where missing; a row with any NaN
-        counts as missing.
+        missing. Regression: ``[N]`` or ``[N, K]`` float32, NaN where missing; of several outputs
+        each is used where it is known.
     :param task: ``[N]`` int64, the task of every sample.
     :param classes: the names of the C classes, None for regression.
     :param outputs: the names of the K outputs of regression, by default ``y0``, ``y1``, ... or,
@@ -182,11 +182,14 @@ class TaskSet:
 
     @cached_property
     def labelled(self) -> Tensor:
-        """``[N]`` bool: which samples have a label."""
-        if self.is_classification:
-            return self.y >= 0
-        missing = self.y.isnan()
-        return ~(missing if missing.ndim == 1 else missing.any(-1))
+        """``[N]`` bool: which samples have a label; of several outputs, one at least."""
+        return self.known.any(-1)
+
+    @cached_property
+    def known(self) -> Tensor:
+        """``[N, K]`` bool: which outputs of a sample are known; of classes K is 1."""
+        known = self.y >= 0 if self.is_classification else ~self.y.isnan()
+        return known if known.ndim == 2 else known.unsqueeze(-1)
 
     @cached_property
     def sizes(self) -> Tensor:
@@ -336,12 +339,21 @@ class TaskSet:
         rows = torch.where(index >= 0, index, index[:, :1].clamp(min=0))
         mask = (index >= 0) & self.labelled[rows]
         x = self.x.index_select(0, rows.flatten()).reshape(*rows.shape, *self.input_shape)
+        known = self.known[rows] & (index >= 0).unsqueeze(-1)  # [T, B, K]
         y = self.y[rows]
-        y = torch.where(mask if y.ndim == 2 else mask.unsqueeze(-1), y, torch.zeros_like(y))
+        y = torch.where(known.view_as(y), y, torch.zeros_like(y))
         if scale is None:
             scale = torch.ones(index.shape, dtype=torch.float32)
         seen = None if views is None else views.gather(index)
-        batch = Batch(x=x, y=y, mask=mask, scale=scale.to(index.device), index=index, views=seen)
+        batch = Batch(
+            x=x,
+            y=y,
+            mask=mask,
+            scale=scale.to(index.device),
+            index=index,
+            views=seen,
+            known=known if self._is_partial else None,
+        )
         return batch if device is None else batch.to(device)
 
     def dense(self, device: torch.device | str | None = None) -> Batch:
@@ -367,6 +379,12 @@ class TaskSet:
                 "expected at least one in every task."
             )
         if self.classes is None:
+            never = (~self.known.any(0)).nonzero().squeeze(-1).tolist()
+            if never:
+                raise InputError(
+                    f"the output {(self.outputs or ())[never[0]]!r} is known in no training "
+                    "sample; expected one at least."
+                )
             return
         if self.num_classes < 2:
             raise InputError(f"there is a single class, {self.classes}; expected at least two.")
@@ -376,6 +394,11 @@ class TaskSet:
                 f"class {self.classes[unseen[0]]!r} has no training sample in any of the "
                 f"{self.num_tasks} tasks; expected at least one."
             )
+
+    @cached_property
+    def _is_partial(self) -> bool:
+        """Whether some sample has some of its outputs, and not all."""
+        return not self.y.is_meta and bool((self.labelled & ~self.known.all(-1)).any())
 
     def _position(self, task: int | str) -> int:
         if isinstance(task, str):

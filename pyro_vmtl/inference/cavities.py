@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_vmtl.data import Batch
 from pyro_vmtl.model import VMTL, NestedWeights, evaluating, with_bias
 
-__all__ = ["Cavity", "cavities", "left_out_densities", "standardised"]
+__all__ = ["Cavity", "cavities", "left_out_densities", "over_outputs", "standardised"]
 
 
 class Cavity(NamedTuple):
@@ -35,7 +35,7 @@ class Cavity(NamedTuple):
 
 def standardised(vmtl: VMTL, batch: Batch) -> Tensor:
     """The targets as the likelihood takes them, ``[T, B]`` or ``[T, B, K]``."""
-    return vmtl.likelihood.standardised(vmtl.likelihood.filled(batch.y, batch.mask))
+    return vmtl.likelihood.standardised(vmtl.likelihood.filled(batch))
 
 
 @torch.no_grad()
@@ -64,12 +64,22 @@ def cavities(vmtl: VMTL, batch: Batch, without: int | None = None) -> Iterator[C
         yield Cavity((loc / variance - site[0]) / left, 1 / left, noise, site)
 
 
+def over_outputs(log_density: Tensor, batch: Batch) -> Tensor:
+    """The sum over the outputs that are known, ``[T, B]``.
+
+    :param log_density: ``[T, B, K]``, or ``[T, B, 1]`` of all outputs together.
+    """
+    return torch.where(batch.observed, log_density, 0.0).sum(-1)
+
+
 def left_out_densities(vmtl: VMTL, batch: Batch, without: int | None = None) -> Tensor:
     """log p(y_n | all others) given each draw, ``[S, T, B]``; see :func:`cavities`."""
     targets = standardised(vmtl, batch)
     return torch.stack(
         [
-            vmtl.likelihood.log_predictive(c.loc, c.variance, targets, c.noise, c.site)
+            over_outputs(
+                vmtl.likelihood.log_predictive(c.loc, c.variance, targets, c.noise, c.site), batch
+            )
             for c in cavities(vmtl, batch, without)
         ]
     )

@@ -11,7 +11,12 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from pyro_vmtl.data import TaskSet
-from pyro_vmtl.inference.cavities import cavities, left_out_densities, standardised
+from pyro_vmtl.inference.cavities import (
+    cavities,
+    left_out_densities,
+    over_outputs,
+    standardised,
+)
 from pyro_vmtl.model import (
     VMTL,
     Family,
@@ -21,7 +26,7 @@ from pyro_vmtl.model import (
     StudentT,
 )
 
-__all__ = ["alternative", "left_out_score", "mean_difference"]
+__all__ = ["alternative", "are_events", "left_out_score", "mean_difference"]
 
 _HEAVY = 4.0  # degrees of freedom: with fewer, the fourth moment is infinite
 _FEWEST = 30  # rows of which tails can be seen
@@ -44,7 +49,7 @@ def alternative(vmtl: VMTL, tasks: TaskSet) -> tuple[Family, str] | None:
     if tasks.y.is_meta:
         return None
     if tasks.classes is None:
-        known = tasks.y[tasks.labelled]
+        known = tasks.y[~tasks.y.isnan()]
         whole = bool(((known >= 0) & (known == known.round())).all())
         if whole and len(known.unique()) > 2:
             return NegativeBinomial(), "the targets are whole numbers of at least 0"
@@ -57,6 +62,13 @@ def alternative(vmtl: VMTL, tasks: TaskSet) -> tuple[Family, str] | None:
         if numbers == sorted(numbers):
             return Ordinal(), "the classes are whole numbers, in their order"
     return None
+
+
+def are_events(tasks: TaskSet) -> bool:
+    """Whether there are several outputs, and all of them are 0 or 1."""
+    if tasks.classes is not None or tasks.num_outputs == 1 or tasks.y.is_meta:
+        return False
+    return bool(((tasks.y == 0) | (tasks.y == 1) | tasks.y.isnan()).all())
 
 
 @torch.no_grad()
@@ -99,10 +111,13 @@ def left_out_score(vmtl: VMTL, tasks: TaskSet, counts: bool) -> Tensor:
         targets, half = standardised(vmtl, batch), 0.5 / likelihood.target_scale
         log_p = torch.stack(
             [
-                _log_between(
-                    (targets - half - c.loc) / (c.variance + c.noise).sqrt(),
-                    (targets + half - c.loc) / (c.variance + c.noise).sqrt(),
-                ).sum(-1)
+                over_outputs(
+                    _log_between(
+                        (targets - half - c.loc) / (c.variance + c.noise).sqrt(),
+                        (targets + half - c.loc) / (c.variance + c.noise).sqrt(),
+                    ),
+                    batch,
+                )
                 for c in cavities(vmtl, batch)
             ]
         )

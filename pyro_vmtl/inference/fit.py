@@ -36,7 +36,7 @@ from pyro_vmtl.inference.checkpoints import (
     origin,
     restore_best,
 )
-from pyro_vmtl.inference.choosing import alternative, left_out_score, mean_difference
+from pyro_vmtl.inference.choosing import alternative, are_events, left_out_score, mean_difference
 from pyro_vmtl.inference.diagnostics import diagnose, explain
 from pyro_vmtl.inference.elbo import elbo_parts
 from pyro_vmtl.inference.joining import add_tasks, forget_rows, forget_task
@@ -47,6 +47,7 @@ from pyro_vmtl.inference.training import TrainingModule, TrainingSettings
 from pyro_vmtl.model import (
     SITES,
     VMTL,
+    Bernoulli,
     NegativeBinomial,
     NestedWeights,
     Settings,
@@ -166,13 +167,18 @@ class FittedVMTL:
             warnings=(*self.warnings, *sentences),
         )
 
-    def forget(self, what: str | TaskSet) -> "FittedVMTL":
+    def forget(
+        self, what: str | TaskSet, rest: TaskSet | None = None, seed: int = 0
+    ) -> "FittedVMTL":
         """A model without one of the tasks, or some rows, and without a new fit.
 
         For the pool :class:`pyro_vmtl.Nested`; this model stays as it is. What the rows said of
         weights is taken out, and the posterior is computed again. What they have settled before
         stays: the encoder, the unit of the targets, scales, and which tasks are together; where
-        the likelihood is not Gaussian, also what the other rows were taken to say beside them.
+        the likelihood is not Gaussian, also what the other rows were taken to say beside them. With
+        the ``rest`` of the rows, partition, scales and what each row says are inferred anew, from
+        where they stand; then the encoder and the unit of the targets alone have seen what is
+        forgotten.
 
         Example::
 
@@ -180,6 +186,8 @@ class FittedVMTL:
             fitted = fitted.forget(tasks.subset([3, 17]))  # of the tasks that were fitted
 
         :param what: the name of a task, or rows of training, as they were read for it.
+        :param rest: all rows that stay, as they were read for training.
+        :param seed: of the noise with ``rest``.
         :raises InputError: for a task that the model does not know, the only one, rows that were
             not among its own, or a model that nothing can leave.
         """
@@ -190,19 +198,21 @@ class FittedVMTL:
                     f"{list(self.names)}"
                 )
             self._check_samples(what)
-            return replace(self, vmtl=forget_rows(self.vmtl, self.settings, what))
+            vmtl = forget_rows(self.vmtl, self.settings, what)
+            return _settled(replace(self, vmtl=vmtl), rest, seed)
         if what not in self.names:
             raise InputError(f"there is no task {what!r}; expected one of {list(self.names)}")
         vmtl, settings = forget_task(
             self.vmtl, self.settings, self.input_shape, self.names.index(what)
         )
-        return replace(
+        left = replace(
             self,
             vmtl=vmtl,
             settings=settings,
             names=tuple(name for name in self.names if name != what),
             warnings=tuple(told for told in self.warnings if repr(what) not in told),
         )
+        return _settled(left, rest, seed)
 
     def _check_samples(self, tasks: TaskSet) -> None:
         if tasks.input_shape != self.input_shape:
@@ -214,6 +224,23 @@ class FittedVMTL:
             raise InputError(
                 f"the classes are {tasks.classes}; the model was trained on {self.classes}"
             )
+
+
+def _settled(fitted: FittedVMTL, rest: TaskSet | None, seed: int) -> FittedVMTL:
+    """The very model, its updates run again on all its rows where these are given."""
+    if rest is None:
+        return fitted
+    _check_kind("the rest of the rows", rest, TaskSet)
+    if rest.names != fitted.names:
+        raise InputError(
+            f"the rest of the rows has the tasks {list(rest.names)}; expected those that stay, "
+            f"{list(fitted.names)}"
+        )
+    rest.check_training()
+    with all_noise(seed):
+        batch = rest.dense().to(fitted.vmtl.device)
+        _update(fitted.vmtl, rest, batch, None, TrainingSettings())
+    return fitted
 
 
 def build(tasks: TaskSet, settings: Settings | None = None, **choices: Any) -> VMTL:
@@ -233,7 +260,7 @@ def build(tasks: TaskSet, settings: Settings | None = None, **choices: Any) -> V
         raise InputError(
             f"build was given settings and also {sorted(choices)}; expected one or the other"
         )
-    settings = settings.for_data(tasks.input_shape, named=tasks.columns is not None)
+    settings, _ = _decided(settings, tasks)
     vmtl = assemble(
         settings,
         tasks.num_tasks,
@@ -246,6 +273,18 @@ def build(tasks: TaskSet, settings: Settings | None = None, **choices: Any) -> V
     likelihood.check(tasks)
     likelihood.learn_from(tasks.y[tasks.labelled], centre=settings.bias)
     return vmtl
+
+
+def _decided(settings: Settings, tasks: TaskSet) -> tuple[Settings, tuple[str, ...]]:
+    """The settings with what was left open decided, and what to say of it."""
+    notes: tuple[str, ...] = ()
+    if settings.likelihood is None and are_events(tasks):
+        settings = replace(settings, likelihood=Bernoulli())
+        notes = (
+            f"The likelihood is Bernoulli: all {tasks.num_outputs} outputs are 0 or 1 "
+            "(likelihood=... decides).",
+        )
+    return settings.for_data(tasks.input_shape, named=tasks.columns is not None), notes
 
 
 def fit(
@@ -298,6 +337,9 @@ def fit(
     _check_kind("training", training, TrainingSettings)
     _check_options(trainer_options)
     tasks.check_training()
+    notes: tuple[str, ...] = ()
+    if vmtl is None:
+        settings, notes = _decided(settings, tasks)
     settings = settings.for_data(tasks.input_shape, named=tasks.columns is not None)
     _check_validation(tasks, validation)
     if validation is not None and not bool(validation.labelled.any()):
@@ -355,8 +397,17 @@ def fit(
             ) from error
         if not any(parameter.requires_grad for parameter in vmtl.parameters()):
             return _without_gradients(
-                *(vmtl, tasks, validation, settings, training),
-                *(accelerator, resume, on_epoch, log_warnings, seed),
+                vmtl,
+                tasks,
+                validation,
+                settings,
+                training,
+                accelerator=accelerator,
+                resume=resume,
+                on_epoch=on_epoch,
+                log_warnings=log_warnings,
+                seed=seed,
+                notes=notes,
                 choose=is_new and settings.likelihood is None,
             )
         _run(trainer, module, batches, resume)
@@ -370,7 +421,7 @@ def fit(
         if vmtl.classifier.is_conjugate:
             vmtl.update(batch, last=True)
         return _fitted(
-            vmtl, tasks, settings, module.history, batch, _kept_early(module), log_warnings
+            vmtl, tasks, settings, module.history, batch, _kept_early(module), log_warnings, notes
         )
 
 
@@ -385,6 +436,7 @@ def _without_gradients(
     on_epoch: Callable[[list[dict[str, float]]], None] | None,
     log_warnings: bool,
     seed: int,
+    notes: tuple[str, ...],
     choose: bool,
 ) -> FittedVMTL:
     """A fit in which nothing takes a gradient: updates alone, all data at once, no optimiser.
@@ -402,7 +454,7 @@ def _without_gradients(
     history = _update(vmtl, tasks, batch, validation, training, on_epoch)
     choice = alternative(vmtl, tasks) if choose else None
     if choice is None:
-        return _fitted(vmtl, tasks, settings, history, batch, [], log_warnings)
+        return _fitted(vmtl, tasks, settings, history, batch, [], log_warnings, notes)
     likelihood, why = choice
     usual = settings.likelihood_of(tasks.is_classification)
     settings = replace(settings, likelihood=usual)
@@ -550,7 +602,7 @@ def _in_another_unit(tasks: TaskSet) -> list[str]:
     if tasks.is_classification:
         return []
     targets = tasks.y[tasks.labelled].reshape(-1, tasks.num_outputs).double()
-    sizes = targets.square().mean(0).sqrt().tolist()
+    sizes = targets.square().nanmean(0).sqrt().tolist()
     return [
         f"The targets {name!r} have a root mean square of {size:.3g}, and the priors of weights "
         "and noise are of order 1: predictions and intervals will be off. Subtract the mean of the "

@@ -58,13 +58,14 @@ def add_tasks(vmtl: VMTL, settings: Settings, tasks: TaskSet, seed: int = 0) -> 
         features = with_bias(law.sample(torch.Size([count])).double(), weights.event_shape[-1])
     classifier, likelihood = out.classifier, out.likelihood
     assert isinstance(classifier, NestedWeights)
-    targets = likelihood.standardised(batch.y)
+    targets = likelihood.standardised(likelihood.filled(batch))
     evidence, chains, draws = weights.evidence, weights.chains, weights.draws
     generator = torch.Generator().manual_seed(seed)
     prior = classifier.prior
     for task, mask in enumerate(batch.mask):
         joining = candidates(evidence, prior, draws)
-        site = joining.site(features[:, task, mask], targets[task, mask], likelihood)
+        observed = batch.observed[task, mask]
+        site = joining.site(features[:, task, mask], targets[task, mask], observed, likelihood)
         draws = joining.join(site, generator)
         chains = candidates(evidence, prior, chains).join(site, generator)
         evidence = with_site(evidence, site)
@@ -111,20 +112,20 @@ def forget_rows(vmtl: VMTL, settings: Settings, rows: TaskSet) -> VMTL:
     batch = rows.dense().to(vmtl.device)
     with all_noise(0), evaluating(vmtl):
         features = with_bias(vmtl.encoder(batch.x).mean.double(), weights.event_shape[-1])
-    likelihood, mask = vmtl.likelihood, batch.mask.double()
-    targets = likelihood.standardised(likelihood.filled(batch.y, batch.mask))
+    likelihood, weight = vmtl.likelihood, batch.weight
+    targets = likelihood.standardised(likelihood.filled(batch))
     loc, variance = weights.predictor(features, weights.loc[None], weights.covariance[None])
-    g, r = (mask.unsqueeze(-1) * part for part in likelihood.sites(loc[0], variance[0], targets))
+    g, r = (weight * part for part in likelihood.sites(loc[0], variance[0], targets))
     known = weights.evidence
     precision = known.precision - torch.einsum("tbk,tbi,tbj->tkij", r, features, features)
     shift = known.shift - (g + r * loc[0]).mT @ features
-    counts = known.counts - mask.sum(-1)
+    counts = known.counts - weight.sum(1)
     least = torch.linalg.eigvalsh(precision)[..., 0]
     most = torch.linalg.eigvalsh(known.precision)[..., -1].clamp_min(1)
-    wrong = (counts < -_ROUNDING) | (least < -_ROUNDING * most).any(-1)
+    wrong = (counts < -_ROUNDING).any(-1) | (least < -_ROUNDING * most).any(-1)
     squares = known.squares
     if squares is not None:
-        before, squares = squares, squares - torch.einsum("tb,tbk->tk", mask, targets.square())
+        before, squares = squares, squares - (weight * targets.square()).sum(1)
         wrong |= (squares < -_ROUNDING * before.clamp_min(1)).any(-1)
     if bool(wrong.any()):
         raise InputError(

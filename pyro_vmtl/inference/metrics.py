@@ -146,7 +146,8 @@ def regression_metrics(
     :param draws: posterior-predictive draws of the targets, noise included, ``[S, N]`` or
         ``[S, N, K]``, S at least 2. Below 19 draws no interval can hold 90%: ``coverage_90`` is
         then that of the draws' whole range.
-    :param targets: the values that came, ``[N]`` or ``[N, K]``; labelled samples only.
+    :param targets: the values that came, ``[N]`` or ``[N, K]``; labelled samples only. NaN stands
+        for an output that is not known: scores are of those that are.
     :return: ``nmse``, ``rmse``, ``nll`` (nats), ``crps``, ``coverage_90``; nothing when N is 0.
     :raises InputError: if a shape or a value is not as said.
     """
@@ -158,7 +159,7 @@ def regression_metrics(
     draws = draws.detach().double().cpu().reshape(*draws.shape[:2], -1)
     return {
         "nmse": _normalised_squared_error(mean, targets),
-        "rmse": mean_squared_error(mean.flatten(), targets.flatten(), squared=False).item(),
+        "rmse": (mean - targets).square().nanmean().sqrt().item(),
         "nll": -log_density.detach().double().mean().item(),
         "crps": _ranked_probability_score(draws, targets),
         "coverage_90": _coverage(draws, targets, 0.9),
@@ -217,18 +218,22 @@ def _calibration_errors(confidence: Tensor, correct: Tensor, bins: int) -> Tenso
 
 
 def _normalised_squared_error(mean: Tensor, targets: Tensor) -> float:
-    # The variance of equal numbers need not round to 0: compare the numbers.
-    constant = targets.amax(0) == targets.amin(0)
-    if constant.any():
-        output = int(constant.nonzero()[0, 0])
-        warnings.warn(
-            f"All {len(targets)} targets of output {output} are {targets[0, output].item():g}, so "
-            "their variance is 0 and nmse is not defined; two different values were expected.",
-            stacklevel=3,
-        )
-        return math.nan
-    squared_error = mean_squared_error(mean, targets, num_outputs=targets.shape[-1])
-    return (squared_error / targets.var(0, correction=0)).mean().item()
+    ratios = []
+    for output, (predicted, values) in enumerate(zip(mean.mT, targets.mT, strict=True)):
+        known = ~values.isnan()
+        predicted, values = predicted[known], values[known]
+        if not len(values):  # other samples have this output
+            continue
+        # The variance of equal numbers need not round to 0: compare the numbers.
+        if values.max() == values.min():
+            warnings.warn(
+                f"All {len(values)} targets of output {output} are {values[0].item():g}, so "
+                "their variance is 0 and nmse is not defined; two different values were expected.",
+                stacklevel=3,
+            )
+            return math.nan
+        ratios.append(mean_squared_error(predicted, values) / values.var(correction=0))
+    return float(torch.stack(ratios).mean())
 
 
 def _ranked_probability_score(draws: Tensor, targets: Tensor) -> float:
@@ -237,7 +242,7 @@ def _ranked_probability_score(draws: Tensor, targets: Tensor) -> float:
     scores = scoringrules.crps_ensemble(
         targets.numpy(), draws.movedim(0, -1).numpy(), estimator="pwm", backend="numpy"
     )
-    return float(scores.mean())
+    return float(np.nanmean(scores))
 
 
 def _coverage(draws: Tensor, targets: Tensor, level: float) -> float:
@@ -247,7 +252,8 @@ def _coverage(draws: Tensor, targets: Tensor, level: float) -> float:
         draws.numpy(), [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull"
     )
     value = targets.numpy()
-    return float(np.mean((low <= value) & (value <= high)))
+    inside = (low <= value) & (value <= high)
+    return float(inside[~np.isnan(value)].mean())
 
 
 def _defined(value: float | None) -> float | None:
@@ -312,7 +318,12 @@ def _check_regression(mean: Tensor, log_density: Tensor, draws: Tensor, targets:
             f"draws have the shape {_shape(draws)}, and [{expected}] with S at least 2 was "
             "expected."
         )
-    for name, value in (("mean", mean), ("draws", draws), ("targets", targets)):
+    unknown = targets.isnan()
+    if bool(unknown.reshape(len(targets), -1).all(-1).any()):
+        raise InputError(
+            "some rows of targets are NaN throughout, and labelled samples alone were expected."
+        )
+    for name, value in (("mean", mean), ("draws", draws), ("targets", targets[~unknown])):
         _check_finite(name, value)
     # A density of 0 is bad, and the NLL says so: infinite. One that is not a number is a fault.
     if log_density.isnan().any():

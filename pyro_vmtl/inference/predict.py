@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -25,6 +26,7 @@ from pyro_vmtl.model import (
     VMTL,
     NestedWeights,
     evaluating,
+    of_known,
     with_bias,
 )
 
@@ -36,14 +38,18 @@ class Predictions:
     """What the model says of every sample of a task set, in the set's order.
 
     :ivar tasks: the set predicted.
-    :ivar mean: predictive class probabilities ``[N, C]``, or means ``[N]`` / ``[N, K]``.
-    :ivar log_density: log of the predictive density at the target, ``[N]``; NaN without a label.
+    :ivar mean: predictive class probabilities ``[N, C]``, or means ``[N]`` / ``[N, K]``; of outputs
+        that are 0 or 1, the chance of 1.
+    :ivar log_density: log of the predictive density at the target, ``[N]``; of several outputs,
+        at those that are known, together; NaN without a label.
     :ivar total: predictive uncertainty: entropy in nats, or variance in the target's unit squared;
-        ``[N]`` (``[N, K]`` for K outputs).
+        ``[N]`` (``[N, K]`` for K outputs). Of outputs that are 0 or 1 it is an entropy.
     :ivar aleatoric: the part that more data would not remove: expected entropy, or noise variance.
     :ivar epistemic: the rest: mutual information between target and latents, or the variance of
         the conditional mean.
     :ivar draws: predictive draws of the targets in a regression, ``[S, N]`` or ``[S, N, K]``.
+    :ivar is_binary: whether outputs are 0 or 1 (:class:`pyro_vmtl.Bernoulli`); see
+        :meth:`by_output`.
     """
 
     tasks: TaskSet
@@ -53,12 +59,49 @@ class Predictions:
     aleatoric: Tensor
     epistemic: Tensor
     draws: Tensor | None = None
+    is_binary: bool = False
+
+    def by_output(self) -> "Predictions":
+        """Of outputs that are 0 or 1: a classification with a sample for each output of each.
+
+        Samples come in the set's order, the K outputs of each one after the other; so what looks
+        at classes (calibration, uncertainty, pictures) looks at them.
+
+        :raises InputError: for outputs that are not 0 or 1.
+        """
+        if not self.is_binary:
+            raise InputError("the outputs are not 0 or 1; expected those of Bernoulli outputs")
+        tasks = self.tasks
+        count = tasks.num_outputs
+        y = tasks.y.reshape(-1)
+        chance = self.mean.reshape(-1)
+        came = torch.where(y.cpu() > 0, chance, 1 - chance)
+        # A chance that rounds to 0 is small, not impossible; metrics take the same for it.
+        log_density = came.clamp_min(torch.finfo(came.dtype).tiny).log()
+        return Predictions(
+            TaskSet(
+                names=tasks.names,
+                x=tasks.x.repeat_interleave(count, 0),
+                y=torch.where(y.isnan(), -1, y).long(),
+                task=tasks.task.repeat_interleave(count),
+                classes=("0", "1"),
+                truth=tasks.truth,
+            ),
+            torch.stack([1 - chance, chance], -1),
+            log_density.masked_fill(y.isnan().cpu(), torch.nan),
+            self.total.reshape(-1),
+            self.aleatoric.reshape(-1),
+            self.epistemic.reshape(-1),
+        )
 
     def metrics(self) -> dict[str, dict[str, float | None]]:
         """``{task: {metric: value}, "mean": {...}}`` over the labelled samples.
 
-        None stands for what cannot be measured, on a task without labelled samples.
+        None stands for what cannot be measured, on a task without labelled samples. Outputs that
+        are 0 or 1 are scored as classes, all outputs together.
         """
+        if self.is_binary:
+            return self.by_output().metrics()
         values = {}
         labelled = self.tasks.labelled.cpu()
         task = self.tasks.task.cpu()
@@ -86,7 +129,9 @@ class Predictions:
         :raises InputError: for classes, or a coverage outside (0, 1).
         """
         if self.draws is None:
-            raise InputError("targets are classes, which have no intervals; expected a regression")
+            raise InputError(
+                "targets are classes, or 0 or 1, which have no intervals; expected a regression"
+            )
         if not 0 < coverage < 1:
             raise InputError(f"coverage is {coverage}; expected a number between 0 and 1")
         ends = self.draws.new_tensor([(1 - coverage) / 2, (1 + coverage) / 2])
@@ -96,10 +141,11 @@ class Predictions:
     def frame(self) -> pd.DataFrame:
         """A row per sample: task, target, prediction, and how sure it is.
 
-        For classes the prediction is the most probable one, and each has its probability;
-        ``total``, ``aleatoric`` and ``epistemic`` are in nats. In a regression ``sd`` and a 90%
-        interval from ``low`` to ``high`` are in the unit of the target, and ``total``,
-        ``aleatoric`` and ``epistemic`` are variances, in its square.
+        For classes the prediction is the most probable one, and each has its probability (of an
+        output that is 0 or 1, ``probability`` is that of 1); ``total``, ``aleatoric`` and
+        ``epistemic`` are in nats. In a regression ``sd`` and a 90% interval from ``low`` to
+        ``high`` are in the unit of the target, and ``total``, ``aleatoric`` and ``epistemic`` are
+        variances, in its square.
         """
         tasks = self.tasks
         names = np.array(tasks.names, dtype=object)
@@ -113,9 +159,13 @@ class Predictions:
                 columns[f"probability {name}"] = self.mean[:, c].numpy()
         else:
             outputs = [""] if y.dim() == 1 else [f" {name}" for name in tasks.outputs or ()]
-            low, high = self.interval()
-            sd = self.total.sqrt()
-            parts = {"target": y, "prediction": self.mean, "sd": sd, "low": low, "high": high}
+            parts = {"target": y}
+            if self.is_binary:
+                parts |= {"prediction": (self.mean > 0.5).float(), "probability": self.mean}
+            else:
+                low, high = self.interval()
+                parts |= {"prediction": self.mean, "sd": self.total.sqrt()}
+                parts |= {"low": low, "high": high}
             for k, output in enumerate(outputs):
                 for name, value in parts.items():
                     columns[f"{name}{output}"] = (value if y.dim() == 1 else value[:, k]).numpy()
@@ -180,6 +230,7 @@ def predict(
         joined.aleatoric[order],
         joined.epistemic[order],
         None if joined.draws is None else joined.draws[:, order],
+        is_binary=vmtl.likelihood.is_binary,
     )
 
 
@@ -294,7 +345,7 @@ def _predict_conjugate(vmtl: VMTL, batch: Batch, moments: _Moments) -> _Piece:
     likelihood, given = vmtl.likelihood.components(loc, variance, moments.noise.unsqueeze(2))
     if isinstance(likelihood, torch.distributions.Categorical):
         return _classification(likelihood, batch)
-    return _regression(likelihood, _targets(vmtl, batch), given)
+    return _regression(likelihood, vmtl, batch, given)
 
 
 def _predict_batch(
@@ -312,15 +363,15 @@ def _predict_batch(
     likelihood = vmtl.likelihood(representations, drawn)
     if isinstance(likelihood, torch.distributions.Categorical):
         return _classification(likelihood, batch), drawn
-    return _regression(likelihood, _targets(vmtl, batch)), drawn
-
-
-def _targets(vmtl: VMTL, batch: Batch) -> Tensor:
-    return vmtl.likelihood.filled(batch.y, batch.mask)
+    return _regression(likelihood, vmtl, batch), drawn
 
 
 def _entropy(probabilities: Tensor) -> Tensor:
     return torch.special.entr(probabilities).sum(-1)
+
+
+def _entropy_of_events(chance: Tensor) -> Tensor:
+    return torch.special.entr(chance) + torch.special.entr(1 - chance)
 
 
 def _classification(likelihood: torch.distributions.Categorical, batch: Batch) -> _Piece:
@@ -335,8 +386,9 @@ def _classification(likelihood: torch.distributions.Categorical, batch: Batch) -
 
 
 def _regression(
-    likelihood: torch.distributions.Distribution,
-    targets: Tensor,
+    likelihood: dist.TorchDistribution,
+    vmtl: VMTL,
+    batch: Batch,
     given: torch.distributions.Distribution | None = None,
 ) -> _Piece:
     """A mixture over draws.
@@ -345,9 +397,14 @@ def _regression(
     :param given: the same with the weights known, where components integrate over them.
     """
     means = likelihood.mean
-    density = likelihood.log_prob(targets.to(means.dtype))
+    mean = means.mean(0)
+    targets = vmtl.likelihood.filled(batch).to(means.dtype)
+    density = of_known(likelihood, batch.known).log_prob(targets)
     log_density = density.logsumexp(0) - math.log(len(density))
+    if vmtl.likelihood.is_binary:
+        total, aleatoric = _entropy_of_events(mean), _entropy_of_events(means).mean(0)
+        return _Piece(mean, log_density, total, aleatoric, (total - aleatoric).clamp_min(0))
     aleatoric = (likelihood if given is None else given).variance.mean(0)
     epistemic = means.var(0, correction=0) + likelihood.variance.mean(0) - aleatoric
     draws = likelihood.sample()
-    return _Piece(means.mean(0), log_density, aleatoric + epistemic, aleatoric, epistemic, draws)
+    return _Piece(mean, log_density, aleatoric + epistemic, aleatoric, epistemic, draws)

@@ -111,7 +111,7 @@ class ScaledVMTL(FittedVMTL):
             "scaled.fitted.add_task(...), to be scaled again"
         )
 
-    def forget(self, what: str | TaskSet) -> FittedVMTL:
+    def forget(self, what: str | TaskSet, rest: TaskSet | None = None, seed: int = 0) -> FittedVMTL:
         """The temperatures have seen every task.
 
         :raises InputError: always.
@@ -177,6 +177,11 @@ def scale_temperature(
     if not bool(validation.labelled.any()):
         raise InputError(
             "the validation set has no labelled sample; expected some to fit a temperature to"
+        )
+    if fitted.vmtl.likelihood.is_binary:
+        raise InputError(
+            "the outputs are 0 or 1, several at once, which have no temperature of their own; "
+            "expected one target of classes, or numbers"
         )
     predictions = fitted.predict(validation, num_samples, batch_size, seed)
     density = _density(fitted, predictions, num_samples, batch_size, seed)
@@ -261,7 +266,7 @@ def _density(
         moved = predictions.mean + (tasks.y.cpu() - predictions.mean) / stretch
         asked = replace(tasks, y=moved.to(tasks.y))
         value = fitted.predict(asked, num_samples, batch_size, seed).log_density
-        outputs = 1 if moved.dim() == 1 else moved.shape[-1]
+        outputs = tasks.known.cpu().sum(-1)
         return value - outputs * temperature[task].log() / 2
 
     return of_reals

@@ -114,7 +114,7 @@ def interval_coverage(
     stated = np.asarray(levels, dtype=float)
     lower = np.quantile(draws, (1 - stated) / 2, axis=0, method="weibull")
     upper = np.quantile(draws, (1 + stated) / 2, axis=0, method="weibull")
-    inside = ((lower <= targets) & (targets <= upper)).reshape(len(stated), -1)
+    inside = ((lower <= targets) & (targets <= upper))[:, ~np.isnan(targets)]
     low, high = binomial_interval(inside.sum(-1), inside.shape[1], level)
     return pd.DataFrame(
         {
@@ -137,7 +137,7 @@ def pit_values(
 
     :param task: of this task only; None, of all tasks pooled.
     :param seed: of the randomisation.
-    :return: ``[n]``, or ``[n * K]`` for K outputs.
+    :return: ``[n]``, one for each output that is known.
     :raises InputError: for a classification.
     """
     targets, _, draws = regressed(predictions, labelled_rows(predictions, task))
@@ -146,8 +146,8 @@ def pit_values(
     equal = (draws == targets).sum(0)
     # Ties share their steps, of which the target itself is one.
     place = below + generator.random(targets.shape) * (equal + 1)
-    values: npt.NDArray[np.float64] = (place / (len(draws) + 1)).reshape(-1)
-    return values
+    values: npt.NDArray[np.float64] = place / (len(draws) + 1)
+    return values[~np.isnan(targets)]
 
 
 def pit_histogram(

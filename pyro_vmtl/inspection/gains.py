@@ -86,7 +86,7 @@ def gains(
     scored = train if heldout is None else heldout
     task = scored.task.cpu().numpy()
     ours = densities(fitted)
-    rivals = {BASE_RATE: _base_rate(train, heldout)}
+    rivals = {BASE_RATE: _base_rate(train, heldout, fitted.vmtl.likelihood.is_binary)}
     likelihood = fitted.settings.likelihood_of(train.is_classification)
     for against, pool in _RIVALS.items():
         settings = dataclasses.replace(
@@ -110,28 +110,50 @@ def gains(
     return pd.DataFrame(rows)
 
 
-def _base_rate(train: TaskSet, heldout: TaskSet | None) -> _Array:
-    """Log densities of targets by those of training alone, each left out where they are its own."""
+def _base_rate(train: TaskSet, heldout: TaskSet | None, is_binary: bool) -> _Array:
+    """Log densities of targets by those of training alone, each left out where they are its own.
+
+    :param is_binary: whether outputs are 0 or 1, each with a frequency.
+    """
     scored = train if heldout is None else heldout
     own = 1 if heldout is None else 0
-    density = np.full(len(scored), np.nan)
-    known, seen = scored.labelled.cpu().numpy(), train.labelled.cpu().numpy()
-    y, past = scored.y.cpu().numpy()[known], train.y.cpu().numpy()[seen]
-    if train.is_classification:
-        counts = np.bincount(past, minlength=train.num_classes)
-        # A half more of each: a class that one sample has is possible without it.
-        total = len(past) - own + 0.5 * train.num_classes
-        density[known] = np.log((counts[y] - own + 0.5) / total)
-        return density
-    y, past = (v.reshape(len(v), -1).astype(np.float64) for v in (y, past))
+    density = np.full(scored.known.shape, np.nan)
+    outputs = zip(*(_outputs(part) for part in (scored, train)), strict=True)
+    for k, ((y, known), (values, seen)) in enumerate(outputs):
+        past = values[seen]
+        if train.is_classification or is_binary:
+            found = _frequencies(y[known], past, train.num_classes or 2, own)
+        else:
+            found = _normal(y[known], past, own)
+        density[known, k] = found
+    summed: _Array = np.nansum(density, -1)
+    summed[np.isnan(density).all(-1)] = np.nan
+    return summed
+
+
+def _outputs(tasks: TaskSet) -> list[tuple[_Array, _Array]]:
+    """Of each output its values, ``[N]``, and where they are known."""
+    y = tasks.y.cpu().numpy().reshape(tasks.known.shape).astype(np.float64)
+    return list(zip(y.T, tasks.known.cpu().numpy().T, strict=True))
+
+
+def _frequencies(y: _Array, past: _Array, num_classes: int, own: int) -> _Array:
+    y, past = y.astype(np.int64), past.astype(np.int64)
+    counts = np.bincount(past, minlength=num_classes)
+    # A half more of each: a class that one sample has is possible without it.
+    found: _Array = np.log((counts[y] - own + 0.5) / (len(past) - own + 0.5 * num_classes))
+    return found
+
+
+def _normal(y: _Array, past: _Array, own: int) -> _Array:
     centre, count = past.mean(0), len(past) - own
     sums, squares = (past - centre).sum(0), ((past - centre) ** 2).sum(0)
     away = y - centre
     mean = (sums - own * away) / max(count, 1)
     variance = (squares - own * away**2) / max(count, 1) - mean**2
     variance = np.maximum(variance, 1e-12 * squares / max(len(past), 1) + 1e-300)
-    density[known] = (-0.5 * ((away - mean) ** 2 / variance + np.log(2 * np.pi * variance))).sum(-1)
-    return density
+    found: _Array = -0.5 * ((away - mean) ** 2 / variance + np.log(2 * np.pi * variance))
+    return found
 
 
 def gains_doubts(table: pd.DataFrame) -> list[str]:

@@ -17,7 +17,7 @@ from pyro_vmtl.data import Batch, TaskSet
 from pyro_vmtl.data.batch import padded
 from pyro_vmtl.inference.noise import fixed_noise
 from pyro_vmtl.inspection.draws import borrowing_of, by_name
-from pyro_vmtl.model import VMTL
+from pyro_vmtl.model import VMTL, of_known
 
 __all__ = ["Draws", "posterior_draws", "prior_draws"]
 
@@ -169,7 +169,8 @@ def _predict(
         repeats = 1
     representations = law.sample(torch.Size([repeats, len(block)]))
     likelihood = vmtl.likelihood(representations, weights)
-    density = likelihood.log_prob(batch.y).logsumexp(0) - math.log(repeats)
+    targets = vmtl.likelihood.filled(batch)
+    density = of_known(likelihood, batch.known).log_prob(targets).logsumexp(0) - math.log(repeats)
     present = batch.present
     rows = batch.index[present].cpu().numpy()
     drawn = slice(block.start, block.stop)

@@ -109,7 +109,7 @@ def classified(
 def regressed(
     predictions: Predictions, rows: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Targets and means ``[n, K]`` and draws ``[S, n, K]``.
+    """Targets and means ``[n, K]`` and draws ``[S, n, K]``; NaN for outputs that are not known.
 
     :raises InputError: if the predictions are of a classification, or hold no draws.
     """

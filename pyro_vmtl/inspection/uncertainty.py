@@ -53,7 +53,7 @@ def _errors(predictions: Predictions, rows: npt.NDArray[np.int64]) -> npt.NDArra
         return (~correct).astype(float)
     targets = predictions.tasks.y.double().cpu().numpy()[rows].reshape(len(rows), -1)
     means = predictions.mean.double().cpu().numpy()[rows].reshape(len(rows), -1)
-    squared: npt.NDArray[np.float64] = np.square(targets - means).mean(-1)
+    squared: npt.NDArray[np.float64] = np.nanmean(np.square(targets - means), -1)
     return squared
 
 

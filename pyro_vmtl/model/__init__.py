@@ -25,6 +25,8 @@ from pyro_vmtl.model.evaluation import evaluating
 from pyro_vmtl.model.hierarchy import Hierarchical, LearnedPrior
 from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
 from pyro_vmtl.model.likelihoods import (
+    Bernoulli,
+    BernoulliLikelihood,
     Categorical,
     CategoricalLikelihood,
     Family,
@@ -41,6 +43,7 @@ from pyro_vmtl.model.likelihoods import (
     StudentT,
     StudentTLikelihood,
     linear_predictor,
+    of_known,
     with_bias,
 )
 from pyro_vmtl.model.pools import Geometric, Kind, Linear, Mixture, Pool, Power, Spread, Standard
@@ -57,6 +60,8 @@ __all__ = [
     "Architecture",
     "BayesianLinear",
     "BayesianLinearEncoder",
+    "Bernoulli",
+    "BernoulliLikelihood",
     "Borrowing",
     "Categorical",
     "CategoricalLikelihood",
@@ -107,6 +112,7 @@ __all__ = [
     "from_plain",
     "linear_predictor",
     "mlp",
+    "of_known",
     "to_plain",
     "with_bias",
 ]

@@ -25,6 +25,7 @@ from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.hierarchy import Hierarchical
 from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
 from pyro_vmtl.model.likelihoods import (
+    Bernoulli,
     Categorical,
     Family,
     Gaussian,
@@ -47,7 +48,7 @@ _CHOICES: dict[str, type] = {
         *(Identity, PrincipalComponents, MLP, BayesianLinear),
         *(Standard, Mixture, Linear, Geometric, Power, Clustered, Hierarchical, Nested),
         *(Recursive, Anchored),
-        *(Categorical, Gaussian, StudentT, Poisson, NegativeBinomial, Ordinal),
+        *(Bernoulli, Categorical, Gaussian, StudentT, Poisson, NegativeBinomial, Ordinal),
     )
 }
 _CLASSIFIERS = ("conjugate", "mean_field", "point", "amortised")
@@ -75,7 +76,8 @@ class Settings:
         classes infers from class means (VMTL-AC).
         None, ``"conjugate"`` for the pool ``Nested`` and ``"mean_field"`` for the others.
     :ivar likelihood: settings of one of the likelihoods, or a :class:`Likelihood` of the user's
-        own; None, :class:`Categorical` for classes and :class:`Gaussian` for numbers, or where
+        own; None, :class:`Categorical` for classes, :class:`Bernoulli` for several outputs that are
+        all 0 or 1, and :class:`Gaussian` for other numbers, or where
         nothing takes a gradient another that fits the training samples better, see
         ``FittedVMTL.notes``.
     :ivar bias: whether the weights have a bias as their last column.

@@ -25,7 +25,7 @@ from pyro_vmtl.model.clustering import Clustered, ClusteredBorrowing
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.evaluation import evaluating
 from pyro_vmtl.model.lenders import Lenders, Recursive
-from pyro_vmtl.model.likelihoods import Likelihood, with_bias
+from pyro_vmtl.model.likelihoods import Likelihood, of_known, with_bias
 from pyro_vmtl.model.pools import Mixture, Pool, Standard
 from pyro_vmtl.model.posteriors import WeightsPosterior
 from pyro_vmtl.model.priors.nested import Nested, NestedBorrowing, NestedWeights
@@ -320,10 +320,11 @@ class VMTL(PyroModule):
                 weights = pyro.sample("weights", self.weights_prior(relatedness.get("weights")))
             with self._plate_of_samples(batch):
                 representations = self._representations(batch, relatedness.get("representations"))
+                law = self.likelihood(representations, weights)
                 targets: Tensor = pyro.sample(
                     "targets",
-                    self.likelihood(representations, weights),
-                    obs=self.likelihood.filled(batch.y, batch.mask) if observed else None,
+                    of_known(law, batch.known if observed else None),
+                    obs=self.likelihood.filled(batch) if observed else None,
                 )
         self._sample_layer_kl(relatedness.get("representations"))
         return targets

@@ -190,7 +190,8 @@ def _introduction(plan: Plan) -> str:
     kind = (
         f"classification, {tasks.num_classes} classes"
         if tasks.is_classification
-        else f"regression of {', '.join(tasks.outputs or ())}"
+        else f"{'outputs' if tasks.num_outputs > 1 else 'regression of'} "
+        f"{', '.join(tasks.outputs or ())}"
     )
     said = f"{tasks.num_tasks} tasks; inputs: {inputs}; {kind}; samples: {counts}"
     notes = () if tasks.columns is None else tasks.columns.notes

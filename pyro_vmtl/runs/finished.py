@@ -43,7 +43,8 @@ class FinishedRun:
     :ivar metrics: ``metrics.json``.
     :ivar relatedness: ``relatedness.csv``; see :func:`pyro_vmtl.relatedness`.
     :ivar model: the description of the saved model, ``model/model.json``.
-    :ivar predictions: ``predictions.parquet``; where ``inference_data.nc`` has them, with the
+    :ivar predictions: ``predictions.parquet``, of outputs that are 0 or 1 a row for each
+        (:meth:`pyro_vmtl.Predictions.by_output`); where ``inference_data.nc`` has them, with the
         draws of a regression and the test samples' inputs.
     :ivar truth: the true cluster of each task, where it is known.
     :ivar has_inputs: whether the inputs of ``predictions`` are the test samples' own.
@@ -74,6 +75,12 @@ class FinishedRun:
     def is_classification(self) -> bool:
         """Whether the targets are classes."""
         return self.predictions.tasks.is_classification
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs that are 0 or 1, of which each row has as many predictions; else none."""
+        stacked = self.is_classification and self.model["classes"] is None
+        return tuple(self.model["outputs"]) if stacked else ()
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -230,6 +237,7 @@ def _predictions(
     frame: pd.DataFrame, model: dict[str, Any], inputs: Tensor | None, draws: Tensor | None
 ) -> Predictions:
     names, classes, outputs = model["names"], model["classes"], model["outputs"]
+    is_binary = False
     place = {name: number for number, name in enumerate(names)}
 
     def column(name: str) -> Tensor:
@@ -245,7 +253,8 @@ def _predictions(
         shown = [f"probability {name}" for name in classes]
         mean = torch.from_numpy(frame[shown].to_numpy(dtype=np.float32, copy=True))
     else:
-        y, mean = column("target"), column("prediction")
+        is_binary = any(name.startswith("probability") for name in frame.columns)
+        y, mean = column("target"), column("probability" if is_binary else "prediction")
     tasks = TaskSet(
         names=tuple(names),
         x=torch.zeros(len(frame), 1) if inputs is None else inputs,
@@ -254,12 +263,14 @@ def _predictions(
         classes=None if classes is None else tuple(classes),
         outputs=None if outputs is None else tuple(outputs),
     )
-    return Predictions(
+    predictions = Predictions(
         tasks,
         mean,
         column("log_density"),
         column("total"),
         column("aleatoric"),
         column("epistemic"),
-        draws,
+        None if is_binary else draws,
+        is_binary,
     )
+    return predictions.by_output() if is_binary else predictions

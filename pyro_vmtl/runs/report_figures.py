@@ -256,18 +256,21 @@ def extremes(run: FinishedRun) -> list[Sample]:
     images = _images(run)
     samples = []
     for row in table.itertuples():
-        at = int(row.sample)
+        at = place = int(row.sample)
         wrong = False
         if run.is_classification:
             confidence = float(predictions.mean[at].max())
             shown = f"{row.prediction} ({written(confidence)})"
             target = "no label" if row.target is None else str(row.target)
             wrong = row.target is not None and row.target != row.prediction
+            if run.outputs:
+                place, output = divmod(at, len(run.outputs))
+                shown = f"{run.outputs[output]}: {shown}"
         else:
             shown, target = _interval(run, at), _real(row.target)
         image = None if images is None else _png(images[at], images)
         samples.append(
-            Sample(row.which, at, row.task, shown, target, wrong, float(row.uncertainty), image)
+            Sample(row.which, place, row.task, shown, target, wrong, float(row.uncertainty), image)
         )
     return samples
 
@@ -281,9 +284,9 @@ def _interval(run: FinishedRun, at: int) -> str:
 
 def _real(target: Any) -> str:
     values = target if isinstance(target, tuple) else (target,)
-    if any(math.isnan(value) for value in values):
+    if all(math.isnan(value) for value in values):
         return "no label"
-    return ", ".join(written(value) for value in values)
+    return ", ".join("none" if math.isnan(value) else written(value) for value in values)
 
 
 def _images(run: FinishedRun) -> npt.NDArray[np.float32] | None:

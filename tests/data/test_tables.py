@@ -95,7 +95,7 @@ class TestWhatIsRead:
         tasks = read(write(tmp_path / f"t{suffix}", frame), target=["u", "v"])
         assert tasks.outputs == ("u", "v")
         assert tasks.y[::2].tolist() == [[1, 0.5], [3, 1.5]]
-        assert tasks.labelled.tolist() == [True, False, True]
+        assert tasks.known.tolist() == [[True, True], [True, False], [True, True]]
 
     @both
     def test_whole_numbers_beside_gaps_stay_classes(self, tmp_path: Path, suffix: str) -> None:

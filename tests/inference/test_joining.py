@@ -275,7 +275,14 @@ class TestForget:
         one, other = (_density(model, test, train.names[:2]) for model in (forgotten, refit))
         assert abs(one - other) < 0.05
         assert one < _density(fitted, test, train.names[:2]) - 0.01
-        if kind == "regression":  # every row said what it says
+        again = fitted.forget(train.subset(gone), rest=train.subset(rest))
+        assert abs(_density(again, test, train.names[:2]) - other) < 0.02
+        if kind != "regression":  # what the other rows were taken to say has changed
+            loc, covariance = _weights(refit).loc, _weights(refit).covariance
+            sd = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+            away = [((_weights(f).loc - loc) / sd).abs().mean() for f in (again, forgotten)]
+            assert away[0] < min(0.1, float(away[1]))
+        else:  # every row said what it says
             nothing = _weights(fitted.forget(train))
             assert float(nothing.precision.abs().max()) < 1e-8
             assert float(nothing.shift.abs().max()) < 1e-8
@@ -283,6 +290,8 @@ class TestForget:
             forgotten.forget(train.subset(gone))
         with pytest.raises(InputError, match="the rows have the tasks"):
             fitted.forget(train.select(train.names[:2]))
+        with pytest.raises(InputError, match="expected those that stay"):
+            fitted.forget(train.names[0], rest=train)
 
     def test_one_task_may_remain_and_others_join_it(self) -> None:
         train, test = _drawn("regression")

@@ -62,7 +62,7 @@ def test_the_base_rate_leaves_the_sample_out(is_classification: bool) -> None:
     generator = np.random.default_rng(0)
     y = generator.choice([0, 1, 2], 12) if is_classification else 100 + generator.normal(size=12)
     tasks = TaskSet.from_arrays({"a": (np.zeros((12, 1)), y)})
-    found = _base_rate(tasks, None)
+    found = _base_rate(tasks, None, is_binary=False)
     for row in range(12):
         others = np.delete(tasks.y.numpy().astype(float), row)
         if is_classification:

@@ -5,9 +5,11 @@ from pyro_vmtl.model.likelihoods.base import (
     Likelihood,
     OutputwiseLikelihood,
     linear_predictor,
+    of_known,
     quadrature,
     with_bias,
 )
+from pyro_vmtl.model.likelihoods.bernoulli import Bernoulli, BernoulliLikelihood
 from pyro_vmtl.model.likelihoods.categorical import Categorical, CategoricalLikelihood
 from pyro_vmtl.model.likelihoods.gaussian import Gaussian, GaussianLikelihood
 from pyro_vmtl.model.likelihoods.negative_binomial import (
@@ -19,6 +21,8 @@ from pyro_vmtl.model.likelihoods.poisson import Poisson, PoissonLikelihood
 from pyro_vmtl.model.likelihoods.student_t import StudentT, StudentTLikelihood
 
 __all__ = [
+    "Bernoulli",
+    "BernoulliLikelihood",
     "Categorical",
     "CategoricalLikelihood",
     "Family",
@@ -35,6 +39,7 @@ __all__ = [
     "StudentT",
     "StudentTLikelihood",
     "linear_predictor",
+    "of_known",
     "quadrature",
     "with_bias",
 ]

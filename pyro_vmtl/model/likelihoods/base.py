@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 
-from pyro_vmtl.data import TaskSet
+from pyro_vmtl.data import Batch, TaskSet
 from pyro_vmtl.errors import InputError
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "OutputwiseLikelihood",
     "Site",
     "linear_predictor",
+    "of_known",
     "quadrature",
     "with_bias",
 ]
@@ -59,6 +60,25 @@ def linear_predictor(representations: Tensor, weights: Tensor) -> Tensor:
     if weights.shape[-1] > features:
         out = out + weights[..., features].unsqueeze(-2)
     return out
+
+
+def of_known(law: dist.TorchDistribution, known: Tensor | None) -> dist.TorchDistribution:
+    """The distribution of the outputs that are known.
+
+    :param law: of all outputs, batch shape ``[..., T, B]``.
+    :param known: ``[T, B, K]`` bool, or None where a sample has all outputs or none.
+    :raises InputError: for outputs that are not independent given the weights.
+    """
+    if known is None:
+        return law
+    if not isinstance(law, dist.Independent):
+        raise InputError(
+            "some samples have some of their outputs alone, and the likelihood is of all outputs "
+            "together; expected a likelihood of independent outputs, such as Gaussian, or samples "
+            "with all outputs"
+        )
+    some: dist.TorchDistribution = law.base_dist.mask(known).to_event(1)
+    return some
 
 
 def with_bias(representations: Tensor, columns: int) -> Tensor:
@@ -114,6 +134,7 @@ class Likelihood(nn.Module):
     :cvar sites_are_exact: whether one conjugate step with the rate 1 is exact.
     :cvar factorises: whether outputs are independent given eta, so that :meth:`log_density` has one
         for each.
+    :cvar is_binary: whether every output is 0 or 1, and its mean a chance.
     :cvar support: the values of a target that fit; None, all.
     :cvar expects: the same in words.
     """
@@ -123,6 +144,7 @@ class Likelihood(nn.Module):
     has_noise: ClassVar[bool] = False
     sites_are_exact: ClassVar[bool] = False
     factorises: ClassVar[bool] = False
+    is_binary: ClassVar[bool] = False
     support: ClassVar[Constraint | None] = None
     expects: ClassVar[str] = "real numbers"
 
@@ -147,34 +169,30 @@ class Likelihood(nn.Module):
         """
         if self.support is None or tasks.y.is_meta:
             return
-        fits = self.support.check(tasks.y.double())
-        fits = fits if fits.dim() == 1 else fits.all(-1)
-        wrong = (tasks.labelled & ~fits).nonzero().squeeze(-1)
+        fits = self.support.check(tasks.y.double()).view_as(tasks.known)
+        wrong = (tasks.known & ~fits).nonzero()
         if len(wrong):
-            row = int(wrong[0])
-            values = tasks.y[row].reshape(-1)
-            value = next(float(v) for v in values if not bool(self.support.check(v)))
+            row, output = wrong[0].tolist()
+            value = float(tasks.y[row].reshape(-1)[output])
             name = type(self).__name__.removesuffix("Likelihood")
             raise InputError(
                 f"task {tasks.names[int(tasks.task[row])]!r} has the target {value:g}, and the "
                 f"likelihood is {name}; expected {self.expects}"
             )
 
-    def filled(self, targets: Tensor, mask: Tensor) -> Tensor:
-        """The targets, with a value that fits where there is none.
-
-        :param targets: ``[T, B]`` or ``[T, B, K]``; ``mask``: where there is one, ``[T, B]``.
-        """
+    def filled(self, batch: Batch) -> Tensor:
+        """The targets, with a value that fits where there is none, ``[T, B]`` or ``[T, B, K]``."""
+        targets = batch.y
         zero = targets.new_zeros(())
         if self.support is None or bool(self.support.check(zero)):
             return targets  # as in batches
-        mask = mask.view(*mask.shape, *(1,) * (targets.dim() - 2))
-        return torch.where(mask, targets, transform_to(self.support)(zero))
+        observed = batch.observed if targets.dim() == 3 else batch.mask
+        return torch.where(observed, targets, transform_to(self.support)(zero))
 
     def learn_from(self, targets: Tensor, centre: bool = True) -> None:
         """Take the unit of the targets, or where they lie, from those of training.
 
-        :param targets: labelled ones, ``[N]`` or ``[N, K]``.
+        :param targets: labelled ones, ``[N]`` or ``[N, K]``; NaN where an output is not known.
         :param centre: whether their mean is taken out; without a bias it should not be.
         """
 
@@ -301,7 +319,7 @@ class Likelihood(nn.Module):
 
         :param loc: of eta under q, ``[T, B, K]`` float64; ``variance``: likewise.
         :param targets: of :meth:`standardised`.
-        :param weight: c, ``[T, B]``: 0 for padding.
+        :param weight: c, ``[T, B, K]``, or ``[T, B, 1]`` for all outputs: 0 where there is none.
         :param rate: the share of the way that the parameters go.
         """
         start = getattr(self, "theta", None)
@@ -309,13 +327,13 @@ class Likelihood(nn.Module):
             return
         nodes, log_shares = _own_quadrature(1 if self.factorises else loc.shape[-1])
         z = nodes.to(loc.device)[:, None, None]
-        share = weight * log_shares.to(loc.device)[:, None, None].exp()  # [Q, T, B]
+        share = weight * log_shares.to(loc.device)[:, None, None, None].exp()  # [Q, T, B, K]
         eta = loc + variance.sqrt() * z
 
         def objective(theta: Tensor) -> Tensor:
             self.theta = theta
             log_p = self.log_density(eta, targets)
-            log_p = log_p.sum(-1) if self.factorises else log_p
+            log_p = log_p if self.factorises else log_p.unsqueeze(-1)
             return (share * log_p).sum() + self.log_prior(theta)
 
         self.theta = start.lerp(_maximised(objective, start), rate)
@@ -343,7 +361,9 @@ class Likelihood(nn.Module):
     def log_predictive(
         self, loc: Tensor, variance: Tensor, targets: Tensor, noise: Tensor, site: Site
     ) -> Tensor:
-        """log E[p(y | eta)] with eta ~ N(loc, variance), ``[T, B]``, in the targets' own unit.
+        """log E[p(y | eta)] with eta ~ N(loc, variance), in the targets' own unit.
+
+        ``[T, B, K]``, of each output, where they are independent given eta; else ``[T, B, 1]``.
 
         :param loc: ``[T, B, K]`` float64; ``variance``: likewise, above 0.
         :param targets: of :meth:`standardised`.
@@ -356,7 +376,7 @@ class Likelihood(nn.Module):
         nodes, log_shares = (part.to(loc.device)[:, None, None] for part in rule)
         if joint:
             log_p = self.log_density(loc + variance.sqrt() * nodes, targets)
-            return (log_p + log_shares).logsumexp(0)
+            return (log_p + log_shares).logsumexp(0).unsqueeze(-1)
         shift, precision = site
         among = 1 / (1 / variance + precision)
         middle, scale = among * (loc / variance + shift), among.sqrt()
@@ -365,7 +385,7 @@ class Likelihood(nn.Module):
         log_p = log_p if self.factorises else log_p.unsqueeze(-1)
         log_p = log_p + dist.Normal(loc, variance.sqrt()).log_prob(eta)
         step = scale * float(nodes[1] - nodes[0])
-        return (log_p.logsumexp(0) + step.log()).sum(-1)
+        return log_p.logsumexp(0) + step.log()
 
 
 class OutputwiseLikelihood(Likelihood):

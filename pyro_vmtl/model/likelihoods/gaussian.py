@@ -87,12 +87,15 @@ class GaussianLikelihood(Likelihood):
     def standardise_by(self, targets: Tensor, centre: bool = True) -> None:
         """Take the mean and the standard deviation of these targets, ``[N]`` or ``[N, K]``.
 
+        Each output's are of the samples where it is known.
+
         :param centre: whether the mean is subtracted; without a bias it should not be.
         """
         targets = targets.double().reshape(-1, self.num_outputs)
-        scale = targets.std(0, correction=0)
+        mean = targets.nanmean(0)
+        scale = (targets - mean).square().nanmean(0).sqrt()
         if centre:
-            self.target_loc.copy_(targets.mean(0))
+            self.target_loc.copy_(mean)
         self.target_scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
 
     def standardised(self, targets: Tensor) -> Tensor:
@@ -150,4 +153,5 @@ class GaussianLikelihood(Likelihood):
     ) -> Tensor:
         """In closed form."""
         law = dist.Normal(loc, (variance + noise).sqrt())
-        return (law.log_prob(targets) - self.target_scale.log()).sum(-1)
+        log_p: Tensor = law.log_prob(targets)
+        return log_p - self.target_scale.log()

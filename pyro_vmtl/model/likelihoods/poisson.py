@@ -43,7 +43,7 @@ class CountLikelihood(OutputwiseLikelihood):
 
     def learn_from(self, targets: Tensor, centre: bool = True) -> None:
         if centre:
-            means = targets.double().reshape(-1, self.num_outputs).mean(0)
+            means = targets.double().reshape(-1, self.num_outputs).nanmean(0)
             # Of counts that are all 0, as if one half had been counted.
             self.offset.copy_(means.clamp_min(0.5 / max(1, len(targets))).log())
 

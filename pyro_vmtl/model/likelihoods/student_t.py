@@ -92,9 +92,9 @@ class StudentTLikelihood(OutputwiseLikelihood):
 
     def learn_from(self, targets: Tensor, centre: bool = True) -> None:
         targets = targets.double().reshape(-1, self.num_outputs)
-        middle = targets.median(0).values
-        away = _TO_DEVIATION * (targets - middle).abs().median(0).values
-        spread = targets.std(0, correction=0)
+        middle = targets.nanmedian(0).values
+        away = _TO_DEVIATION * (targets - middle).abs().nanmedian(0).values
+        spread = (targets - targets.nanmean(0)).square().nanmean(0).sqrt()
         scale = torch.where(away > 0, away, spread)
         if centre:
             self.target_loc.copy_(middle)
@@ -129,8 +129,8 @@ class StudentTLikelihood(OutputwiseLikelihood):
         eta = loc + variance.sqrt() * nodes
         log_p = self.log_density(eta, targets) + log_shares.unsqueeze(-1)
         middle = (loc / variance + site[0]) / (1 / variance + site[1])
-        apart = ((middle - loc).abs() > _CONTRADICTS * variance.sqrt()).any(-1)
-        return torch.where(apart, torch.maximum(near, log_p.logsumexp(0).sum(-1)), near)
+        apart = (middle - loc).abs() > _CONTRADICTS * variance.sqrt()
+        return torch.where(apart, torch.maximum(near, log_p.logsumexp(0)), near)
 
     def log_prior(self, theta: Tensor) -> Tensor:
         above = theta[self.num_outputs :]  # its Jacobian included

@@ -45,7 +45,7 @@ class Evidence:
     :ivar shift: h, ``[T, K, q]``.
     :ivar squares: where the noise of a regression is inferred with the rest, the sum of squared
         targets, ``[T, K]``; precision and shift are then those of a noise of 1. Else None.
-    :ivar counts: the number of samples behind them, ``[T]``.
+    :ivar counts: the number of samples behind them, ``[T, K]``: of those with the output.
     """
 
     precision: Tensor
@@ -455,7 +455,7 @@ def _draw_noise(
     squares = evidence.squares - (base * (2 * evidence.shift - explained)).sum(-1)
     left = squares.clamp_min(1e-12).flatten(1).cpu().numpy()
     precision = evidence.precision.flatten(0, 1).cpu().numpy()
-    counts = evidence.counts.repeat_interleave(rows).cpu().numpy()
+    counts = evidence.counts.flatten().cpu().numpy()
     variance = spread(state.deviation, prior.groups).cpu().numpy()
     logs = state.noise.log()
     # Centre and spread given the log variances, then with them standardised.

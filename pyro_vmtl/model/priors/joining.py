@@ -100,7 +100,9 @@ class Candidates:
     def _root(self) -> Tensor:
         return torch.linalg.cholesky(self.weights.covariance)
 
-    def site(self, features: Tensor, targets: Tensor, likelihood: Likelihood) -> Evidence:
+    def site(
+        self, features: Tensor, targets: Tensor, observed: Tensor, likelihood: Likelihood
+    ) -> Evidence:
         """The Gaussian site of the new task's data, where those of the others stay as they are.
 
         It is the likelihood's own (:meth:`Likelihood.sites`) at the mixture of all draws and
@@ -108,11 +110,12 @@ class Candidates:
 
         :param features: phi of the labelled samples, Z draws of them, ``[Z, B, q]`` float64.
         :param targets: of :meth:`Likelihood.standardised`, ``[B]`` or ``[B, K]``.
+        :param observed: which outputs count, ``[B, K]`` or ``[B, 1]``.
         """
         draws, count, columns = features.shape
         if draws * count < columns:  # few samples tell of few directions of the weights alone
             basis = torch.linalg.qr(features.flatten(0, 1).mT).Q  # [q, Z B]
-            inner = self._along(basis).site(features @ basis, targets, likelihood)
+            inner = self._along(basis).site(features @ basis, targets, observed, likelihood)
             precision = basis @ inner.precision @ basis.mT
             return replace(inner, precision=precision, shift=inner.shift @ basis.mT)
         wide = features.unsqueeze(1)
@@ -124,7 +127,7 @@ class Candidates:
             mean, covariance = self.moments(precision, shift)
             variance = ((wide @ covariance) * wide).sum(-1).mT.clamp_min(0)  # [Z, B, K]
             sites = likelihood.sites if step else likelihood.first_sites
-            g, r = sites(features @ mean.mT, variance, expanded)
+            g, r = (observed * part for part in sites(features @ mean.mT, variance, expanded))
             seen = torch.einsum("zbk,zbi,zbj->kij", r, features, features) / draws
             moved = (g.mT @ features).mean(0) + (seen @ mean.unsqueeze(-1)).squeeze(-1)
             away = max(
@@ -138,8 +141,9 @@ class Candidates:
                 break
         squares = None
         if likelihood.has_noise:
-            squares = targets.square().view(count, loc.shape[1]).sum(0, keepdim=True)
-        return Evidence(precision[None], shift[None], loc.new_tensor([count]), squares)
+            squares = (observed * targets.square().view(count, -1)).sum(0, keepdim=True)
+        counts = observed.sum(0, keepdim=True).to(loc).expand(1, loc.shape[1])
+        return Evidence(precision[None], shift[None], counts, squares)
 
     def _along(self, basis: Tensor) -> Candidates:
         """Of some directions of the weights alone, the columns of ``basis``, ``[q, p]``."""

@@ -246,7 +246,7 @@ class NestedWeights(WeightsPosterior):
         eye = torch.eye(columns, dtype=torch.float64).expand(*shape, columns)
         self.register_buffer("precision", torch.zeros_like(eye))
         self.register_buffer("shift", zeros.clone())
-        self.register_buffer("counts", zeros[:, 0, 0].clone())
+        self.register_buffer("counts", zeros[:, :, 0].clone())
         self.register_buffer("squares", zeros.new_zeros(num_tasks, self.event_shape[0]))
         self.register_buffer("loc", zeros.clone())
         self.register_buffer("covariance", 0.3 * eye)
@@ -473,8 +473,8 @@ class NestedWeights(WeightsPosterior):
             torch.manual_seed(int(self.seed) + int(self.steps))
             draws = [representations.sample() for _ in range(count)]
         precision, shift = torch.zeros_like(self.precision), torch.zeros_like(self.shift)
-        weight = (batch.mask * batch.scale).double()  # [T, B]
-        targets = likelihood.standardised(likelihood.filled(batch.y, batch.mask))
+        weight = batch.weight
+        targets = likelihood.standardised(likelihood.filled(batch))
         step = int(self.steps)
         exact = step == 0 or likelihood.sites_are_exact
         rate = 1.0 if exact else max(self.rate, min(0.7, 6 / step))
@@ -485,17 +485,16 @@ class NestedWeights(WeightsPosterior):
                 likelihood.update(loc[0], variance[0], targets, weight, rate)
             sites = likelihood.sites if step else likelihood.first_sites
             g, r = sites(loc[0], variance[0], targets)
-            g, r = weight.unsqueeze(-1) * g / count, weight.unsqueeze(-1) * r / count
+            g, r = weight * g / count, weight * r / count
             seen = torch.einsum("tbk,tbi,tbj->tkij", r, features, features)
             precision += seen
             shift += g.mT @ features
             shift += (seen @ self.loc.unsqueeze(-1)).squeeze(-1)
         self.precision.lerp_(precision, rate)
         self.shift.lerp_(shift, rate)
-        self.counts.lerp_(weight.sum(-1), rate)
+        self.counts.lerp_(weight.sum(1).expand_as(self.counts), rate)
         if self.infers_noise:
-            squares = torch.einsum("tb,tbk->tk", weight, targets.square())
-            self.squares.lerp_(squares, rate)
+            self.squares.lerp_((weight * targets.square()).sum(1), rate)
 
     def predictor(self, features: Tensor, loc: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of eta = w phi, ``[S, T, B, K]`` each.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vmtl.data import TaskSet
+from pyro_vmtl.data import Batch, TaskSet
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model import (
     CategoricalLikelihood,
@@ -137,7 +137,8 @@ def test_targets_that_do_not_fit_are_named() -> None:
 def test_padding_holds_a_target_that_fits() -> None:
     y = torch.tensor([[2.0, 0.0], [3.0, 4.0]])
     mask = torch.tensor([[True, False], [True, True]])
-    filled = Gamma().filled(y, mask)
+    batch = Batch(y[..., None], y, mask, torch.ones_like(y), torch.zeros_like(mask).long())
+    filled = Gamma().filled(batch)
     assert filled[mask].equal(y[mask])
     assert (filled > 0).all()
-    assert PoissonLikelihood().filled(y, mask).equal(y)
+    assert PoissonLikelihood().filled(batch).equal(y)

@@ -132,7 +132,7 @@ def test_the_size_of_a_negative_binomial_is_learned(size: float) -> None:
     logits = (eta.squeeze(-1) + 2) - torch.tensor(size).log()
     y = torch.distributions.NegativeBinomial(size, logits=logits).sample()
     likelihood.offset.fill_(2.0)
-    targets, weight = likelihood.standardised(y), torch.ones(10, 400).double()
+    targets, weight = likelihood.standardised(y), torch.ones(10, 400, 1).double()
     for _ in range(4):
         likelihood.update(eta, torch.zeros_like(eta), targets, weight)
     assert float(likelihood.size) == pytest.approx(size, rel=0.15)
@@ -142,7 +142,7 @@ def test_scale_and_degrees_of_freedom_are_learned() -> None:
     likelihood = StudentTLikelihood()
     eta = torch.randn(10, 1000, 1, dtype=torch.float64)
     y = eta.squeeze(-1) + 0.3 * torch.distributions.StudentT(4.0).sample((10, 1000))
-    weight = torch.ones(10, 1000).double()
+    weight = torch.ones(10, 1000, 1).double()
     for _ in range(5):
         likelihood.update(eta, torch.zeros_like(eta), likelihood.standardised(y), weight)
     assert float(likelihood.scale) == pytest.approx(0.3, rel=0.1)
@@ -154,7 +154,7 @@ def test_cut_points_are_learned_and_padding_is_not_seen() -> None:
     eta = 2 * torch.randn(10, 500, 1, dtype=torch.float64)
     noise = torch.rand(10, 500, 1, dtype=torch.float64).logit()
     y = torch.bucketize((eta + noise).squeeze(-1), torch.tensor([-2.0, 0.0, 0.5]).double())
-    weight = torch.ones(10, 500).double()
+    weight = torch.ones(10, 500, 1).double()
     weight[:, 400:] = 0
     y[:, 400:] = 0
     for _ in range(5):

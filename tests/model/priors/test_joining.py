@@ -273,7 +273,9 @@ class TestSite:
         evidence, prior, state, _ = _world(5, 1, clusters=False, rows=1)
         joining = candidates(evidence, prior, state)
         phi = torch.tensor([0.7, -1.2, 1.0]).double()
-        site = joining.site(phi.view(1, 1, 3), torch.tensor([label]), CategoricalLikelihood(2))
+        site = joining.site(
+            phi.view(1, 1, 3), torch.tensor([label]), torch.ones(1, 1), CategoricalLikelihood(2)
+        )
         loc, covariance = joining.weights
         mean = float(loc[0, 0] @ phi)
         sd = math.sqrt(float(phi @ covariance[0, 0] @ phi))
@@ -295,7 +297,7 @@ class TestSite:
         generator = torch.Generator().manual_seed(0)
         phi = torch.randn(samples, 3, generator=generator, dtype=torch.float64)
         targets = torch.randint(classes, (samples,), generator=generator)
-        site = joining.site(phi[None], targets, likelihood)
+        site = joining.site(phi[None], targets, torch.ones(samples, 1), likelihood)
         loc, covariance = joining.moments(site.precision[0], site.shift[0])
         variance = torch.einsum("bi,kij,bj->bk", phi, covariance, phi)
         g, r = likelihood.sites((phi @ loc.mT)[None], variance[None], targets[None])
@@ -303,14 +305,16 @@ class TestSite:
         shift = g[0].mT @ phi + (precision @ loc.unsqueeze(-1)).squeeze(-1)
         torch.testing.assert_close(site.precision[0], precision, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(site.shift[0], shift, atol=1e-5, rtol=1e-5)
-        assert site.counts.tolist() == [samples]
+        assert site.counts.tolist() == [[samples] * (classes - 1)]
 
     @pytest.mark.parametrize("samples", [0, 2, 9])
     def test_of_a_regression_is_that_of_its_rows(self, samples: int) -> None:
         evidence, prior, state, _ = _world(0, infers_noise=True)
         phi, y = torch.randn(samples, 3).double(), torch.randn(samples, 2).double()
         likelihood = GaussianLikelihood(4, 2, learned=False)
-        site = candidates(evidence, prior, state).site(phi[None], y, likelihood)
+        site = candidates(evidence, prior, state).site(
+            phi[None], y, torch.ones(samples, 1), likelihood
+        )
         torch.testing.assert_close(site.precision[0, 1], phi.mT @ phi)
         torch.testing.assert_close(site.shift[0], y.mT @ phi)
         assert site.squares is not None
