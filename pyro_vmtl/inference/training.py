@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import lightning
 import torch
@@ -19,18 +19,22 @@ from pyro_vmtl.data import Batch, TaskBatches, TaskSet
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.diagnostics import diagnose
 from pyro_vmtl.inference.elbo import elbo_parts, task_losses
+from pyro_vmtl.inference.loss_weighting import LossRule, LossWeighting, loss_weighting
 from pyro_vmtl.inference.predict import predict
 from pyro_vmtl.inference.processes import noise_seed
 from pyro_vmtl.inference.schedules import Constant, Decay, Schedule
 from pyro_vmtl.inference.weighting import (
     Aggregator,
     GradientWeighting,
-    TaskWeighting,
     UncertaintyWeighting,
 )
 from pyro_vmtl.model import SITES, VMTL
 
 __all__ = ["TrainingModule", "TrainingSettings"]
+
+
+TaskWeighting: TypeAlias = Literal["uncertainty"] | Aggregator | LossRule
+"""A way to weigh tasks, by name."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,13 @@ class TrainingSettings:
 
     def _check_task_weighting(self) -> None:
         weighting = self.task_weighting
-        aggregators = get_args(Aggregator)
-        if weighting not in (None, "uncertainty", *aggregators):
+        by_name = (*get_args(Aggregator), *get_args(LossRule))
+        if weighting not in (None, "uncertainty", *by_name):
             raise InputError(
                 f"task_weighting is {weighting!r}; expected None, 'uncertainty' or one of "
-                f"{list(aggregators)}"
+                f"{list(by_name)}"
             )
-        if weighting in aggregators and self.estimator != "analytic":
+        if weighting != "uncertainty" and weighting is not None and self.estimator != "analytic":
             raise InputError(
                 f"task_weighting is {weighting!r} and estimator is {self.estimator!r}; expected "
                 "'analytic', from which each task's part of the ELBO is taken"
@@ -188,7 +192,7 @@ class TrainingModule(lightning.LightningModule):
         self.history: list[dict[str, float]] = []
         self.origin: dict[str, str] | None = None  # of data and model; a checkpoint says it too
         self.uncertainty: UncertaintyWeighting | None = None
-        self._gradients: GradientWeighting | None = None
+        self._weighting: GradientWeighting | LossWeighting | None = None
         if vmtl.num_tasks > 1:  # there is something to weigh
             self._add_task_weighting(vmtl, settings.task_weighting)
         for pool in (vmtl.pool, vmtl.representation_pool):
@@ -212,7 +216,14 @@ class TrainingModule(lightning.LightningModule):
             if vmtl.likelihood.num_classes:
                 self.uncertainty = UncertaintyWeighting(vmtl.num_tasks)
         elif name is not None:
-            self._gradients = GradientWeighting(name, vmtl.num_tasks)
+            sizes = self.batches.tasks.sizes
+            if self.settings.loss == "task_means":
+                sizes = torch.ones_like(sizes)
+            self._weighting = (
+                GradientWeighting(cast("Aggregator", name), vmtl.num_tasks)
+                if name in get_args(Aggregator)
+                else loss_weighting(cast("LossRule", name), sizes, vmtl)
+            )
             self.automatic_optimization = False
 
     @property
@@ -248,7 +259,7 @@ class TrainingModule(lightning.LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        if self._gradients is not None and self.trainer.world_size > 1:
+        if self._weighting is not None and self.trainer.world_size > 1:
             raise InputError(
                 f"task_weighting is {self.settings.task_weighting!r} and training runs in "
                 f"{self.trainer.world_size} processes; expected one, which sees every gradient"
@@ -282,13 +293,12 @@ class TrainingModule(lightning.LightningModule):
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self.settings.loss == "task_means":
-            losses = self._losses(self._of_equal_tasks(batch)) / self._mean_size
-        else:
-            losses = self._losses(batch) / self._num_labelled
+        losses = self._scaled_losses(batch)
         loss = losses.sum()
-        if self._gradients is not None:
-            self._step(self._gradients, losses)
+        if self._weighting is not None:
+            self._step(self._weighting, losses)
+            if self._weighting.looks_back:
+                self._weighting.look_back(self._scaled_losses(batch))
             loss = loss.detach()
         self._epoch_loss = self._epoch_loss + loss.detach()
         return loss
@@ -303,9 +313,14 @@ class TrainingModule(lightning.LightningModule):
         scale = (self._mean_size / count).to(batch.scale.dtype).expand_as(batch.scale)
         return dataclasses.replace(batch, scale=scale)
 
+    def _scaled_losses(self, batch: Batch) -> Tensor:
+        if self.settings.loss == "task_means":
+            return self._losses(self._of_equal_tasks(batch)) / self._mean_size
+        return self._losses(batch) / self._num_labelled
+
     def _losses(self, batch: Batch) -> Tensor:
-        """Minus the tempered ELBO of every program; of each task, ``[T]``, to weigh gradients."""
-        if self._gradients is not None:
+        """Minus the tempered ELBO of every program; of each task, ``[T]``, to weigh tasks."""
+        if self._weighting is not None:
             particles = self.settings.num_particles
             programs = self.vmtl.programs()
             return torch.stack([task_losses(p, batch, particles).double() for p in programs]).sum(0)
@@ -317,7 +332,7 @@ class TrainingModule(lightning.LightningModule):
             loss = loss + other(batch) + cost
         return loss
 
-    def _step(self, weighting: GradientWeighting, losses: Tensor) -> None:
+    def _step(self, weighting: GradientWeighting | LossWeighting, losses: Tensor) -> None:
         """What the trainer does where it optimises by itself."""
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
@@ -348,7 +363,7 @@ class TrainingModule(lightning.LightningModule):
         row["temperature"] = settings.temperature(self.global_step, self.total_steps)
         row |= {f"kl_weight_of_{site}": self.vmtl.tempering[site] for site in SITES}
         row |= diagnose(self.vmtl, self._last_batch)
-        weighting = self.uncertainty or self._gradients
+        weighting = self.uncertainty or self._weighting
         if weighting is not None:
             names, weights = self.batches.tasks.names, weighting.weights().tolist()
             row |= {f"task_weight_{name}": w for name, w in zip(names, weights, strict=True)}
@@ -387,7 +402,7 @@ class TrainingModule(lightning.LightningModule):
 
     @property
     def _gradient_weighting(self) -> str | None:
-        return None if self._gradients is None else self.settings.task_weighting
+        return None if self._weighting is None else self.settings.task_weighting
 
     def _keep_settings(self, checkpoint: dict[str, Any]) -> None:
         """Put the settings of this run in the place of those of the run that is resumed.

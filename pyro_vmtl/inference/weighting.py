@@ -26,16 +26,13 @@ from pyro_vmtl.model import (
 __all__ = [
     "Aggregator",
     "GradientWeighting",
-    "TaskWeighting",
     "UncertaintyWeighting",
+    "missing_torchjd",
     "shared_parameters",
 ]
 
-Aggregator: TypeAlias = Literal["upgrad", "pcgrad", "cagrad", "nashmtl", "imtlg"]
+Aggregator: TypeAlias = Literal["upgrad", "pcgrad", "cagrad", "nashmtl", "imtlg", "fairgrad"]
 """A way to make one direction of the tasks' gradients, by the name of its class in torchjd."""
-
-TaskWeighting: TypeAlias = Literal["uncertainty"] | Aggregator
-"""A way to weigh tasks, by name."""
 
 
 class UncertaintyWeighting(nn.Module):
@@ -81,7 +78,8 @@ class GradientWeighting:
     training as ever. The result is scaled such that tasks that all have the same gradient get the
     sum of them, as they would without weighing (of CAGrad 1 + c times the sum, c being 0.5; of
     Nash-MTL a direction of norm 1 at most, as published, the weights of which are found anew every
-    ten steps, and anew where a run is resumed).
+    ten steps, and anew where a run is resumed; of FairGrad the weights d with G d = d^(-1/alpha), G
+    the products of gradients, alpha being 2).
 
     It takes one backward pass per task through what is shared, all at once, and the memory for T
     gradients of it.
@@ -100,7 +98,7 @@ class GradientWeighting:
         try:
             self._weighting: Callable[[Tensor], Tensor] = make().weighting
         except ImportError as error:  # torchjd is there, and what this aggregator needs is not
-            raise _missing(name, error) from error
+            raise missing_torchjd(name, error) from error
         self._weights = torch.ones(num_tasks)
 
     def backward(self, losses: Tensor, vmtl: VMTL) -> None:
@@ -137,6 +135,11 @@ class GradientWeighting:
             warnings.filterwarnings("ignore", module=r"cvxpy|torchjd")
             return self._factor * self._weighting(jacobian)
 
+    looks_back = False  # at what a step has done, as weightings of losses may
+
+    def look_back(self, losses: Tensor) -> None:
+        """Nothing."""
+
     def weights(self) -> Tensor:
         """What the tasks' gradients were multiplied with in the last step, ``[T]``."""
         return self._weights.detach()
@@ -166,17 +169,19 @@ def _aggregators(num_tasks: int) -> dict[str, tuple[Callable[[], Any], float]]:
     try:
         from torchjd import aggregation
     except ImportError as error:
-        raise _missing("weighing gradients", error) from error
+        raise missing_torchjd("weighing gradients", error) from error
     return {
         "upgrad": (aggregation.UPGrad, num_tasks),
         "pcgrad": (aggregation.PCGrad, 1),
         "cagrad": (lambda: aggregation.CAGrad(c=0.5), num_tasks),
         "nashmtl": (lambda: aggregation.NashMTL(n_tasks=num_tasks, update_weights_every=10), 1),
         "imtlg": (aggregation.IMTLG, num_tasks),
+        "fairgrad": (lambda: aggregation.FairGrad(alpha=2.0), 1),
     }
 
 
-def _missing(purpose: str, error: ImportError) -> InputError:
+def missing_torchjd(purpose: str, error: ImportError) -> InputError:
+    """The error where torchjd, or what it needs for a purpose, cannot be imported."""
     return InputError(
         f"{purpose} needs torchjd and its solvers, which cannot be imported ({error}); expected "
         "the extra 'gradients' to be installed: pip install 'pyro_vmtl[gradients]'"

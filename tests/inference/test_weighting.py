@@ -24,7 +24,9 @@ from pyro_vmtl.inference import (
     shared_parameters,
     task_losses,
 )
-from pyro_vmtl.inference.weighting import Aggregator, TaskWeighting
+from pyro_vmtl.inference.loss_weighting import LossRule, loss_weighting
+from pyro_vmtl.inference.training import TaskWeighting
+from pyro_vmtl.inference.weighting import Aggregator
 from pyro_vmtl.model import (
     MLP,
     VMTL,
@@ -288,6 +290,18 @@ class TestGradients:
         products = weights.to(torch.float32) * (jacobian @ jacobian.mT @ weights.to(torch.float32))
         torch.testing.assert_close(products / products.mean(), torch.ones(3), rtol=0.1, atol=0)
 
+    def test_of_fairgrad_solve_its_equation(self) -> None:
+        """G d = d^(-1/alpha), for gradients (-4, 1, 1) and (6, 1, 1)."""
+        weighting = GradientWeighting("fairgrad", 2)
+        parameter = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+        rows = torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
+        module = torch.nn.ParameterList([parameter])
+        weighting.backward(rows @ parameter, module)  # type: ignore[arg-type]
+        d = weighting.weights()
+        torch.testing.assert_close(rows @ rows.mT @ d, d**-0.5, rtol=1e-6, atol=1e-6)
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, d @ rows)
+
     @pytest.mark.parametrize("name", AGGREGATORS)
     @pytest.mark.parametrize(
         "settings",
@@ -335,6 +349,69 @@ class TestGradients:
             vmtl.get_parameter("classifier.loc").fill_(torch.nan)
         with pytest.raises(InputError, match="the loss is nan in epoch 0"):
             fit(_tasks(), settings=BASIC, training=training, vmtl=vmtl)
+
+
+class TestWeightingLosses:
+    @pytest.mark.parametrize("name", get_args(LossRule))
+    def test_of_equal_losses_is_none(self, name: LossRule) -> None:
+        weighting = loss_weighting(name, torch.tensor([4, 8, 12]), _vmtl())
+        weights = weighting.weigh(torch.full((3,), 0.7).double())
+        torch.testing.assert_close(weights / weights.sum(), torch.full((3,), 1 / 3).double())
+
+    @pytest.mark.parametrize("name", get_args(LossRule))
+    def test_is_the_gradient_of_the_weighted_sum(self, name: LossRule) -> None:
+        vmtl, batch = _vmtl(), _tasks().dense()
+        weighting = loss_weighting(name, torch.tensor([8, 8, 8]), vmtl)
+        for _ in range(3):
+            vmtl.zero_grad()
+            losses = task_losses(vmtl, batch).double() / 24
+            weighting.backward(losses, vmtl)
+            weighting.look_back(0.9 * losses)
+        weights = weighting.weights()
+        assert float(weights.sum()) == pytest.approx(3)
+        gradient = {n: p.grad for n, p in vmtl.named_parameters() if p.grad is not None}
+        vmtl.zero_grad()
+        (weights @ (task_losses(vmtl, batch).double() / 24)).backward()
+        for parameter_name, parameter in vmtl.named_parameters():
+            if parameter.grad is not None:
+                torch.testing.assert_close(gradient[parameter_name], parameter.grad)
+
+    def test_of_balanced_is_the_slope_of_the_exponential(self) -> None:
+        losses = torch.tensor([0.2, 1.0, 0.5], dtype=torch.float64, requires_grad=True)
+        losses.exp().sum().backward()
+        weights = loss_weighting("balanced", torch.ones(3), _vmtl()).weigh(losses.detach())
+        assert losses.grad is not None
+        torch.testing.assert_close(weights / weights.sum(), losses.grad / losses.grad.sum())
+
+    def test_of_famo_follows_losses_that_fall_slowly(self) -> None:
+        weighting = loss_weighting("famo", torch.ones(2), _vmtl())
+        for _ in range(20):
+            weights = weighting.weigh(torch.tensor([1.0, 1.0]).double())
+            weighting.look_back(torch.tensor([0.5, 0.25]))  # shares of a half: 1 and .5
+        assert weights[0] > weights[1]
+
+    def test_of_go4align_gives_a_group_one_weight(self) -> None:
+        weighting = loss_weighting("go4align", torch.ones(4), _vmtl())
+        losses = torch.tensor([0.5, 0.52, 2.0, 2.1], dtype=torch.float64)
+        weights = weighting.weigh(losses)
+        record = (-0.1 * losses).exp()
+        indicator = losses.mean() / losses * record * 4 / record.sum()
+        centres = indicator.view(2, 2).mean(1).repeat_interleave(2)
+        torch.testing.assert_close(weights, centres)
+
+    @pytest.mark.parametrize("name", get_args(LossRule))
+    def test_trains(self, name: LossRule) -> None:
+        training = TrainingSettings(epochs=2, steps_per_epoch=3, task_weighting=name)
+        fitted = fit(_tasks(), settings=BASIC, training=training, validate=True)
+        weights = fitted.history[[f"task_weight_{n}" for n in "abc"]].to_numpy()
+        assert weights.sum(1) == pytest.approx([3, 3])
+        assert (weights[-1] != 1).any()
+
+    @pytest.mark.parametrize("name", ["famo", "go4align"])
+    def test_needs_losses_above_0(self, name: TaskWeighting) -> None:
+        training = TrainingSettings(task_weighting=name)
+        with pytest.raises(InputError, match="needs losses above 0"):
+            fit(_tasks(is_classification=False), settings=BASIC, training=training)
 
 
 class _Watch(lightning.Callback):

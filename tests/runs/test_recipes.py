@@ -47,7 +47,7 @@ SMALL = (
     "trainer.accelerator=cpu",
 )
 # Methods whose extra need not be installed.
-GRADIENTS = ("upgrad", "pcgrad", "cagrad", "nash_mtl", "imtl_g")
+GRADIENTS = ("upgrad", "pcgrad", "cagrad", "nash_mtl", "imtl_g", "fairgrad", "famo")
 
 # These mix representations, which must be uncertain, sample by sample.
 VIEWS = ("vmtl", "vmtl_linear")
@@ -164,6 +164,10 @@ def test_of_task_weightings_name_them(read: Read) -> None:
         "cagrad": "cagrad",
         "nash_mtl": "nashmtl",
         "imtl_g": "imtlg",
+        "fairgrad": "fairgrad",
+        "famo": "famo",
+        "balanced": "balanced",
+        "go4align": "go4align",
         "bmtl": None,
     }
     found = {recipe: read(recipe).training.task_weighting for recipe in named}
