@@ -319,7 +319,7 @@ def _check_regression(mean: Tensor, log_density: Tensor, draws: Tensor, targets:
             "expected."
         )
     unknown = targets.isnan()
-    if bool(unknown.reshape(len(targets), -1).all(-1).any()):
+    if bool((unknown if unknown.dim() == 1 else unknown.all(-1)).any()):
         raise InputError(
             "some rows of targets are NaN throughout, and labelled samples alone were expected."
         )

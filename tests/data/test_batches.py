@@ -331,9 +331,10 @@ class TestFullBatch:
             {"a": ([[1.0], [2.0]], [[1.0, nan], [3.0, 4.0]]), "b": ([[5.0]], [[6.0, 7.0]])}
         )
         (batch,) = TaskBatches(tasks)
-        assert batch.y.tolist() == [[[3, 4]], [[6, 7]]]
-        assert batch.mask.all()
-        assert batch.y.isfinite().all()
+        assert batch.y.tolist() == [[[1, 0], [3, 4]], [[6, 7], [0, 0]]]
+        assert batch.mask.tolist() == [[True, True], [True, False]]
+        assert batch.known is not None
+        assert batch.known[0].tolist() == [[True, False], [True, True]]
 
 
 class TestDevice:

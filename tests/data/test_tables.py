@@ -314,7 +314,7 @@ class TestNewRows:
         assert absent.y.dtype == splits.train.y.dtype
         assert absent.y.shape[1:] == splits.train.y.shape[1:]
         some = read_rows(rows.assign(**{targets[0]: [*rows[targets[0]][:4], None]}), splits.train)
-        assert some.labelled.tolist() == [True] * 4 + [False]
+        assert some.known[:, 0].tolist() == [True] * 4 + [False]
 
     def test_columns_are_found_by_name_in_files_too(self, tmp_path: Path) -> None:
         splits = parted(table())

@@ -58,14 +58,15 @@ class TestWhatItHolds:
         assert pets.class_counts.tolist() == [[1, 1, 1], [0, 1, 2]]
         assert pets.labelled.tolist() == [True] * 4 + [False, True, True, False]
 
-    def test_a_row_of_targets_with_a_gap_has_no_label(self, heights: TaskSet) -> None:
+    def test_a_row_of_targets_with_a_gap_has_the_others(self, heights: TaskSet) -> None:
         assert not heights.is_classification
         assert heights.classes is None
         assert heights.outputs == ("y0", "y1")
         assert (heights.num_classes, heights.num_outputs) == (0, 2)
         assert heights.y.shape == (5, 2)
-        assert heights.labelled.tolist() == [True, False, True, True, True]
-        assert heights.sizes.tolist() == [1, 3]
+        assert heights.labelled.all()
+        assert heights.known[:2].tolist() == [[True, True], [True, False]]
+        assert heights.sizes.tolist() == [2, 3]
         assert heights.class_counts.shape == (2, 0)
 
     def test_scalar_targets_are_one_output_named_y(self) -> None:
@@ -469,8 +470,14 @@ class TestDense:
 
     def test_vector_targets(self, heights: TaskSet) -> None:
         batch = heights.dense()
-        assert batch.y.tolist() == [[[1, 2], [0, 0], [0, 0]], [[4, 5], [6, 7], [8, 12]]]
-        assert batch.mask.tolist() == [[True, False, False], [True, True, True]]
+        assert batch.y.tolist() == [[[1, 2], [3, 0], [0, 0]], [[4, 5], [6, 7], [8, 12]]]
+        assert batch.mask.tolist() == [[True, True, False], [True, True, True]]
+        assert batch.known is not None
+        assert batch.known[0].tolist() == [[True, True], [True, False], [False, False]]
+        assert batch.observed.equal(batch.known)
+        assert batch.weight.equal(batch.known.double())
+        assert heights.subset(torch.tensor([0, 2])).dense().known is None
+        assert batch.to("meta").known is not None
         assert batch.present.tolist() == [[True, True, False], [True, True, True]]
 
     def test_without_any_sample(self, pets: TaskSet) -> None:

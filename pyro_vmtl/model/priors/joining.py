@@ -141,7 +141,7 @@ class Candidates:
                 break
         squares = None
         if likelihood.has_noise:
-            squares = (observed * targets.square().view(count, -1)).sum(0, keepdim=True)
+            squares = (observed * targets.square().view(count, loc.shape[1])).sum(0, keepdim=True)
         counts = observed.sum(0, keepdim=True).to(loc).expand(1, loc.shape[1])
         return Evidence(precision[None], shift[None], counts, squares)
 
