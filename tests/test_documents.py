@@ -178,6 +178,25 @@ def test_the_table_of_counts_is_the_summary_of_its_results() -> None:
         assert row in said, row
 
 
+def test_the_table_of_ordered_classes_is_the_summary_of_its_results() -> None:
+    results = pd.read_csv(RESULTS / "ordinal.csv")
+    said = _benchmark("ordinal_summary").summary(results)
+    text = (ROOT / "docs" / "likelihoods.md").read_text()
+    assert said in text
+    nll = results.pivot_table(index=["table", "split"], columns="method", values="nll")
+    rivals = nll.drop(columns=[name for name in nll if name.startswith("pyro_vmtl")])
+    for name, gap in (
+        ("Chem97", ".004 ± .006"),
+        ("InstEval", ".000 ± .002"),
+        ("wine", ".044 ± .023"),
+    ):
+        away = nll.loc[name]["pyro_vmtl"] - rivals.loc[name][rivals.loc[name].mean().idxmin()]
+        written = f"{away.mean():.3f} ± {away.sem():.3f}".replace("0.", ".")
+        assert gap in text
+        assert written == gap
+    assert (nll["pyro_vmtl"] == nll["pyro_vmtl, ordinal"]).all()
+
+
 def _alike(said: str, printed: str) -> bool:
     """Whether two texts have the same words, and numbers that Monte Carlo error can tell apart."""
     pairs = list(zip(said.split(), printed.split(), strict=False))
