@@ -27,7 +27,6 @@ import warnings
 from collections.abc import Mapping
 
 import numpy as np
-import scoringrules
 import torch
 from torch import Tensor
 from torch.nn.functional import nll_loss, one_hot
@@ -70,14 +69,12 @@ def classification_metrics(probabilities: Tensor, targets: Tensor) -> dict[str, 
     num_classes = probabilities.shape[-1]
     # Rounding leaves a little more than 1 behind, which the scores refuse or take for a logit.
     clamped = probabilities.clamp(0, 1)
-    brier = scoringrules.brier_score(
-        one_hot(targets, num_classes).numpy(), clamped.numpy(), backend="numpy"
-    )
+    brier = (clamped - one_hot(targets, num_classes)).square().sum(-1).mean()
     confidence, predicted = clamped.max(-1)
     return {
         "accuracy": multiclass_accuracy(predicted, targets, num_classes, average="micro").item(),
         "nll": nll_loss(probabilities.clamp_min(smallest).log(), targets).item(),
-        "brier": float(brier.sum(-1).mean()),
+        "brier": brier.item(),
         "ece": _calibration_error(confidence, predicted == targets, _BINS),
     }
 
@@ -237,6 +234,8 @@ def _normalised_squared_error(mean: Tensor, targets: Tensor) -> float:
 
 
 def _ranked_probability_score(draws: Tensor, targets: Tensor) -> float:
+    import scoringrules  # it compiles for seconds, and classes do not need it
+
     # "pwm" is the fair estimator by sorting; the one called "fair" builds all S x S pairs. NumPy is
     # named because the default is another compiled backend wherever that happens to be installed.
     scores = scoringrules.crps_ensemble(
