@@ -15,8 +15,18 @@ from torch import Tensor
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.model import VMTL, NestedWeights, evaluating, with_bias
+from pyro_vmtl.model.priors.conditionals import Moments
 
-__all__ = ["Cavity", "cavities", "left_out_densities", "standardised"]
+__all__ = [
+    "Cavity",
+    "Factors",
+    "cavities",
+    "factors",
+    "held_out_densities",
+    "left_out",
+    "left_out_densities",
+    "standardised",
+]
 
 
 class Cavity(NamedTuple):
@@ -38,6 +48,45 @@ def standardised(vmtl: VMTL, batch: Batch) -> Tensor:
     return vmtl.likelihood.standardised(vmtl.likelihood.filled(batch.y, batch.mask))
 
 
+class Factors(NamedTuple):
+    """What every sample says of its eta, as a factor exp(h eta - r eta^2 / 2).
+
+    :ivar features: phi, ``[T, B, q]`` float64.
+    :ivar targets: of :func:`standardised`.
+    :ivar shift: h of a noise of 1, ``[T, B, K]``; ``precision``: r, likewise.
+    """
+
+    features: Tensor
+    targets: Tensor
+    shift: Tensor
+    precision: Tensor
+
+
+@torch.no_grad()
+def factors(vmtl: VMTL, batch: Batch, moments: Moments | None = None) -> Factors:
+    """The factors of all samples, where all of them together say N(loc, covariance).
+
+    :param vmtl: a model with the pool Nested.
+    :param moments: of the weights, ``[T, K, q]``; those of the model, where None.
+    """
+    weights = vmtl.classifier
+    assert isinstance(weights, NestedWeights)
+    if moments is None:
+        moments = Moments(weights.loc, weights.covariance)
+    with evaluating(vmtl):
+        z = vmtl.encoder(batch.x).mean
+    features, targets = with_bias(z.double(), weights.event_shape[-1]), standardised(vmtl, batch)
+    loc, variance = weights.predictor(features, moments.loc[None], moments.covariance[None])
+    g, r = vmtl.likelihood.sites(loc[0], variance[0], targets)
+    return Factors(features, targets, g + r * loc[0], r)
+
+
+def left_out(loc: Tensor, variance: Tensor, shift: Tensor, precision: Tensor) -> Moments:
+    """N(loc, variance) of etas without a factor of each."""
+    left = (1 / variance - precision).clamp_min(1e-6 / variance)
+    return Moments((loc / variance - shift) / left, 1 / left)
+
+
 @torch.no_grad()
 def cavities(vmtl: VMTL, batch: Batch, without: int | None = None) -> Iterator[Cavity]:
     """A cavity for each of the S draws that the model keeps.
@@ -49,19 +98,14 @@ def cavities(vmtl: VMTL, batch: Batch, without: int | None = None) -> Iterator[C
     """
     weights = vmtl.classifier
     assert isinstance(weights, NestedWeights)
-    with evaluating(vmtl):
-        z = vmtl.encoder(batch.x).mean
-    features = with_bias(z.double(), weights.event_shape[-1])
-    loc, variance = weights.predictor(features, weights.loc[None], weights.covariance[None])
-    g, r = vmtl.likelihood.sites(loc[0], variance[0], standardised(vmtl, batch))
-    shift = g + r * loc[0]
+    features, _, shift, precision = factors(vmtl, batch)
     moments = weights.by_draw(without)
     for mean, covariance, noise in zip(*moments, weights.draws.noise, strict=True):
         loc, variance = weights.predictor(features, mean[None], covariance[None])
-        loc, variance, noise = loc[0], variance[0].clamp_min(1e-12), noise.unsqueeze(1)
-        site = (shift / noise, r / noise)
-        left = (1 / variance - site[1]).clamp_min(1e-6 / variance)
-        yield Cavity((loc / variance - site[0]) / left, 1 / left, noise, site)
+        noise = noise.unsqueeze(1)
+        site = (shift / noise, precision / noise)
+        left = left_out(loc[0], variance[0].clamp_min(1e-12), *site)
+        yield Cavity(left.loc, left.covariance, noise, site)
 
 
 def left_out_densities(vmtl: VMTL, batch: Batch, without: int | None = None) -> Tensor:
@@ -73,3 +117,24 @@ def left_out_densities(vmtl: VMTL, batch: Batch, without: int | None = None) -> 
             for c in cavities(vmtl, batch, without)
         ]
     )
+
+
+@torch.no_grad()
+def held_out_densities(vmtl: VMTL, batch: Batch, without: int | None = None) -> Tensor:
+    """log p(y_n | the training data) of other samples given each draw, ``[S, T, B]``.
+
+    :param without: the position of a task whose training data are taken out.
+    """
+    weights = vmtl.classifier
+    assert isinstance(weights, NestedWeights)
+    seen = factors(vmtl, batch)
+    out = []
+    for mean, covariance, noise in zip(*weights.by_draw(without), weights.draws.noise, strict=True):
+        loc, variance = weights.predictor(seen.features, mean[None], covariance[None])
+        unseen = (torch.zeros_like(loc[0]),) * 2
+        out.append(
+            vmtl.likelihood.log_predictive(
+                loc[0], variance[0].clamp_min(1e-12), seen.targets, noise.unsqueeze(1), unseen
+            )
+        )
+    return torch.stack(out)
