@@ -41,6 +41,7 @@ from pyro_vmtl.inference import (
 from pyro_vmtl.inspection import (
     compare,
     gains,
+    group_tasks,
     influence,
     partitions,
     plot_influence,
@@ -133,6 +134,7 @@ __all__ = [
     "elbo_parts",
     "fit",
     "gains",
+    "group_tasks",
     "influence",
     "load",
     "partitions",

@@ -20,6 +20,7 @@ from pyro_vmtl.inspection.export import (
     to_inference_data,
 )
 from pyro_vmtl.inspection.gains import gains, gains_doubts
+from pyro_vmtl.inspection.grouping import group_tasks
 from pyro_vmtl.inspection.influence import influence, influence_doubts, influence_matrix
 from pyro_vmtl.inspection.leave_one_out import LeftOut, leave_one_out
 from pyro_vmtl.inspection.out_of_distribution import (
@@ -100,6 +101,7 @@ __all__ = [
     "gains_doubts",
     "group",
     "group_names",
+    "group_tasks",
     "independence",
     "influence",
     "influence_doubts",

@@ -206,7 +206,7 @@ def test_known_relatives_gain_and_a_liar_costs() -> None:
     assert len(table) == 2 * 4 * 3
     np.testing.assert_allclose(table["high"] - table["gain"], 2 * table["se"])
     for kind in ("alone", "without"):
-        matrix = influence_matrix(table, kind)  # type: ignore[arg-type]
+        matrix = influence_matrix(table, kind)
         assert (matrix.iloc[:3, 3] < 0).all()
         assert np.nanmean(matrix.iloc[:3, :3]) > 0
 
