@@ -47,9 +47,10 @@ Put the tasks of a run into groups that gain the most from each other.
   python -m pyro_vmtl group runs/table/<time> --groups 3
   python -m pyro_vmtl group runs/table/<time> --max-size 4 --out groups.csv
 
-Gains are those of pairs in influence.csv, which a run writes where the pool is Nested, no encoder is
-trained and there are at most 30 tasks. Nothing is trained, and the clusters that the run has learned
-are not read. Up to 12 tasks the answer is the best there is, beyond that the best of a search.
+Gains are those of pairs in influence.csv, which a run writes where the pool is Nested, no encoder
+is trained and there are at most 30 tasks. Nothing is trained, and the clusters that the run has
+learned are not read. Up to 12 tasks the answer is the best there is, beyond that the best of a
+search.
 """
 
 

@@ -100,6 +100,7 @@ def test_whatever_a_run_writes_is_looked_for(train: Train, clusters: tuple[str, 
     run = train(*clusters, "temperature_scaling=true", report=True)
     nested = train(*clusters, "model.classifier=null", "pool=nested", name="nested")
     assert (nested / "gains.csv").is_file()
+    assert (nested / "influence.csv").is_file()
     for entry in (*run.iterdir(), *nested.iterdir()):
         other = run.parent / f"other-{entry.parent.name}-{entry.name}"
         other.mkdir()
