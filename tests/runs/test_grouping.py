@@ -1,4 +1,4 @@
-"""Influence in a run folder and its report, and ``python -m pyro_vmtl group`` on it."""
+"""``python -m pyro_vmtl group``: from the influences of a run to groups of its tasks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import pyro_vmtl as pv
 from pyro_vmtl.__main__ import main
-from pyro_vmtl.runs.finished import read_run
 
 Command = Callable[..., int]
 NAMES = ("NA", "1", "b c", "d")
@@ -84,27 +82,3 @@ def test_what_cannot_be_is_one_sentence(
     error = capsys.readouterr().err
     assert said in " ".join(error.split())
     assert "Traceback" not in error
-
-
-def test_a_run_writes_its_influences_and_shows_them(
-    train: Callable[..., Path], clusters: tuple[str, ...], command: Command
-) -> None:
-    run = train(*clusters, "model.classifier=null", "pool=nested", name="nested", report=True)
-    finished = read_run(run)
-    assert finished.influence is not None
-    count = len(finished.names)
-    assert finished.influence["kind"].value_counts().to_dict() == {
-        "alone": count * (count - 1),
-        "without": count * (count - 1),
-    }
-    gained = pd.read_csv(run / "gains.csv")
-    gained = gained[(gained["against"] == "without a task") & (gained["task"] != "all tasks")]
-    both = finished.influence.merge(
-        gained, left_on=["borrower", "lender"], right_on=["task", "other"]
-    )
-    both = both[both["kind"] == "without"]
-    np.testing.assert_allclose(both["gain_x"], both["gain_y"], atol=1e-12)
-    assert "Who gains from whom" in (run / "report.html").read_text(encoding="utf-8")
-    assert (run / "figures" / "influence.png").is_file()
-    assert command("group", str(run)) == 0
-    assert pv.group_tasks(finished.influence).attrs["exact"]

@@ -20,8 +20,8 @@ __all__ = ["plot_influence"]
 
 _MOST_ANNOTATED = 12
 _MEANING = {
-    "alone": "gain by the lender alone, nats a sample",
-    "without": "gain by the lender beside all others, nats a sample",
+    "alone": "gain by the lender alone, nats",
+    "without": "gain by it beside all others, nats",
 }
 
 
@@ -60,20 +60,22 @@ def plot_influence(
     name_ticks(ax, "y", tasks)
     name_ticks(ax, "x", tasks)
     ax.tick_params(length=0)
-    written = len(tasks) <= _MOST_ANNOTATED
-    for (row, column), value in np.ndenumerate(values):
-        colour = "white" if abs(value) > 0.65 * most else "black"
-        if row == column:
-            ax.text(column, row, "–", ha="center", va="center", color=GREY)
-        elif written and not np.isnan(value):
-            text = f"{value:+.2f}".replace("0.", ".", 1)
-            weight = "bold" if sure[row, column] else "normal"
+    if len(tasks) <= _MOST_ANNOTATED:
+        for (row, column), value in np.ndenumerate(values):
+            if np.isnan(value):
+                ax.text(column, row, "–", ha="center", va="center", color=GREY)
+                continue
             ax.text(
-                *(column, row, text), ha="center", va="center",
-                color=colour, fontsize=7, fontweight=weight,
-            )  # fmt: skip
-        elif sure[row, column]:
-            ax.plot(column, row, ".", color=colour, markersize=2)
+                *(column, row, f"{value:+.2f}".replace("0.", ".", 1)),
+                ha="center",
+                va="center",
+                color="white" if abs(value) > 0.65 * most else "black",
+                fontsize=6,
+                fontweight="bold" if sure[row, column] else "normal",
+            )
+    else:
+        rows, columns = np.nonzero(sure)
+        ax.scatter(columns, rows, s=2, color="black")
     if truth is not None:
         outline_clusters(ax, true_clusters(truth, given).loc[tasks].to_numpy(), "black")
     ax.set_xlabel("lender")
