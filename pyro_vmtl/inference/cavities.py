@@ -7,6 +7,7 @@ Factors are those of all samples together, in a regression exactly so.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.model import VMTL, NestedWeights, evaluating, with_bias
-from pyro_vmtl.model.priors.conditionals import Moments
+from pyro_vmtl.model.priors.conditionals import Moments, averaged
 
 __all__ = [
     "Cavity",
@@ -26,7 +27,11 @@ __all__ = [
     "left_out",
     "left_out_densities",
     "standardised",
+    "taken_out",
 ]
+
+
+_STEPS = 4  # of the factors that are left, where one is taken out
 
 
 class Cavity(NamedTuple):
@@ -88,18 +93,16 @@ def left_out(loc: Tensor, variance: Tensor, shift: Tensor, precision: Tensor) ->
 
 
 @torch.no_grad()
-def cavities(vmtl: VMTL, batch: Batch, without: int | None = None) -> Iterator[Cavity]:
+def cavities(vmtl: VMTL, batch: Batch) -> Iterator[Cavity]:
     """A cavity for each of the S draws that the model keeps.
 
     :param vmtl: a model with the pool Nested, fitted to these samples.
     :param batch: all of them.
-    :param without: the position of a task whose data are taken out as well; partition and scales
-        stay as they were drawn.
     """
     weights = vmtl.classifier
     assert isinstance(weights, NestedWeights)
     features, _, shift, precision = factors(vmtl, batch)
-    moments = weights.by_draw(without)
+    moments = weights.by_draw()
     for mean, covariance, noise in zip(*moments, weights.draws.noise, strict=True):
         loc, variance = weights.predictor(features, mean[None], covariance[None])
         noise = noise.unsqueeze(1)
@@ -108,28 +111,25 @@ def cavities(vmtl: VMTL, batch: Batch, without: int | None = None) -> Iterator[C
         yield Cavity(left.loc, left.covariance, noise, site)
 
 
-def left_out_densities(vmtl: VMTL, batch: Batch, without: int | None = None) -> Tensor:
+def left_out_densities(vmtl: VMTL, batch: Batch) -> Tensor:
     """log p(y_n | all others) given each draw, ``[S, T, B]``; see :func:`cavities`."""
     targets = standardised(vmtl, batch)
     return torch.stack(
         [
             vmtl.likelihood.log_predictive(c.loc, c.variance, targets, c.noise, c.site)
-            for c in cavities(vmtl, batch, without)
+            for c in cavities(vmtl, batch)
         ]
     )
 
 
 @torch.no_grad()
-def held_out_densities(vmtl: VMTL, batch: Batch, without: int | None = None) -> Tensor:
-    """log p(y_n | the training data) of other samples given each draw, ``[S, T, B]``.
-
-    :param without: the position of a task whose training data are taken out.
-    """
+def held_out_densities(vmtl: VMTL, batch: Batch) -> Tensor:
+    """log p(y_n | the training data) of other samples given each draw, ``[S, T, B]``."""
     weights = vmtl.classifier
     assert isinstance(weights, NestedWeights)
     seen = factors(vmtl, batch)
     out = []
-    for mean, covariance, noise in zip(*weights.by_draw(without), weights.draws.noise, strict=True):
+    for mean, covariance, noise in zip(*weights.by_draw(), weights.draws.noise, strict=True):
         loc, variance = weights.predictor(seen.features, mean[None], covariance[None])
         unseen = (torch.zeros_like(loc[0]),) * 2
         out.append(
@@ -138,3 +138,30 @@ def held_out_densities(vmtl: VMTL, batch: Batch, without: int | None = None) -> 
             )
         )
     return torch.stack(out)
+
+
+@torch.no_grad()
+def taken_out(vmtl: VMTL, batch: Batch, task: int) -> VMTL:
+    """A model without the data of one of its tasks; partition and scales stay as they were drawn.
+
+    Where the likelihood is not Gaussian the factors of the other tasks' targets move to where the
+    posterior lies without it, by a few conjugate steps.
+
+    :param vmtl: a model with the pool Nested, fitted to these samples; it stays as it is.
+    :param batch: all of them.
+    :param task: the position of the task.
+    """
+    out = copy.deepcopy(vmtl)
+    weights = out.classifier
+    assert isinstance(weights, NestedWeights)
+    weights.precision[task], weights.shift[task] = 0.0, 0.0
+    mask = batch.mask.clone()
+    mask[task] = False
+    kept = mask.double().unsqueeze(-1)
+    weights.loc, weights.covariance = averaged(weights.by_draw())
+    for _ in range(0 if out.likelihood.sites_are_exact else _STEPS):
+        phi, _, shift, precision = factors(out, batch)
+        weights.precision = torch.einsum("tbk,tbi,tbj->tkij", kept * precision, phi, phi)
+        weights.shift = (kept * shift).mT @ phi
+        weights.loc, weights.covariance = averaged(weights.by_draw())
+    return out

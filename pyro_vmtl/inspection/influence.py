@@ -13,7 +13,7 @@ import torch
 from pyro_vmtl.data import TaskSet
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL
-from pyro_vmtl.inference.cavities import held_out_densities
+from pyro_vmtl.inference.cavities import held_out_densities, taken_out
 from pyro_vmtl.inspection.closed_form import check_closed_form
 from pyro_vmtl.inspection.gains import WITHOUT as AGAINST_WITHOUT
 from pyro_vmtl.inspection.leave_one_out import leave_one_out
@@ -56,9 +56,10 @@ def influence(
       read: the scales are the geometric means of those drawn, and the factors of the targets are
       found anew beside the data of each task alone. Where the two do not belong together, this gain
       is negative: it says what it would cost to force them into one cluster.
-    - ``without``: with all other tasks, less with all but the lender, partition and scales as they
-      were drawn. It says what the model as it is owes to the lender, and is near 0 for those that
-      the partition keeps apart.
+    - ``without``: with all other tasks, less with all but the lender. Partition and scales stay as
+      they were drawn; where targets are not Gaussian, the factors of the other tasks' targets
+      follow. It says what the model as it is owes to the lender, and is near 0 for those that the
+      partition keeps apart.
 
     The encoder is held fixed, as it was with all data; one that is trained is refused.
 
@@ -210,8 +211,10 @@ def _without(fitted: FittedVMTL, train: TaskSet, heldout: TaskSet | None) -> lis
     def densities(without: int | None = None) -> _Array:
         if heldout is None:
             return leave_one_out(fitted.vmtl, train, without).log_density
-        batch = heldout.dense().to(fitted.vmtl.device)
-        by_draw = held_out_densities(fitted.vmtl, batch, without)
+        vmtl, batch = fitted.vmtl, heldout.dense().to(fitted.vmtl.device)
+        if without is not None:
+            vmtl = taken_out(vmtl, train.dense().to(vmtl.device), without)
+        by_draw = held_out_densities(vmtl, batch)
         out = np.full(len(heldout), np.nan)
         out[batch.index[batch.mask].cpu().numpy()] = (
             (by_draw.logsumexp(0) - np.log(len(by_draw)))[batch.mask].cpu().numpy()
