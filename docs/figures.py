@@ -34,6 +34,7 @@ from pyro_vmtl.inspection import (
     calibration_table,
     group,
     group_names,
+    influence_matrix,
     interval_coverage,
     kept_epoch,
     kl_per_task,
@@ -63,6 +64,7 @@ from pyro_vmtl.inspection import (
     plot_uncertainty_of_samples,
     relatedness_auc,
     relatedness_stability,
+    task_order,
     uncertainty_table,
 )
 
@@ -87,6 +89,8 @@ def save(name: str, shown: Axes | list[Axes]) -> None:
     path = FOLDER / f"{name}.png"
     figure.savefig(path, dpi=100, bbox_inches="tight")
     plt.close(figure)
+    if path.stat().st_size > MOST_BYTES:  # a palette is a half of the bytes
+        Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)
     if path.stat().st_size > MOST_BYTES:
         sys.exit(f"{path} has {path.stat().st_size} bytes; expected at most {MOST_BYTES}")
 
@@ -348,9 +352,72 @@ def _contents(data: Any) -> str:
     return "\n".join(lines)
 
 
+@cache
+def nested() -> tuple[pv.FittedVMTL, pv.TaskSplits]:
+    """The nested prior on the twelve tasks of the page on relatedness."""
+    splits = tasks_in_clusters()
+    structure = pv.Settings(encoder=pv.Identity(), bias=False)
+    return pv.fit(splits.train, settings=structure, log_warnings=False), splits
+
+
+def influence() -> None:
+    """Who gains from whom, by two measures, beside the learned relatedness."""
+    fitted, splits = nested()
+    truth = splits.train.truth
+    assert truth is not None
+    learned = pv.relatedness(fitted)
+    order = task_order(learned)
+    table = pv.influence(fitted, splits.train)
+    show("first rows of the table", table.head(3).round(3).to_string(index=False))
+    ax = panels(3, 5.0, 4.3)
+    plot_relatedness(learned, ax[0], truth=truth, order=order)
+    for kind, one in (("alone", ax[1]), ("without", ax[2])):
+        pv.plot_influence(table, one, kind=kind, truth=truth, order=order)  # type: ignore[arg-type]
+    for one, title in zip(ax, ("learned", "alone", "without"), strict=True):
+        one.set_title(title, fontsize=10)
+    save("influence", ax)
+
+
+def grouping() -> None:
+    """Groups of tasks, what they gain by their number, and how far pairs tell of sets."""
+    fitted, splits = nested()
+    table = pv.influence(fitted, splits.train, kinds=["alone"])
+    best = pv.group_tasks(table)
+    show("the best groups", best.round(3).to_string(index=False))
+    order = [name for group in best["tasks"] for name in group]
+    labels = {name: str(number) for number, group in enumerate(best["tasks"]) for name in group}
+    ax = panels(3, 5.0, 4.3)
+    pv.plot_influence(table, ax[0], order=order, truth=labels)
+    ax[0].set_title("pair gains; outlined: the best groups", fontsize=10)
+    numbers = np.arange(1, 13)
+    worth = [pv.group_tasks(table, int(number)).attrs["gain"] for number in numbers]
+    ax[1].axhline(0, color="grey", lw=0.8)
+    ax[1].plot(numbers, worth, "o-")
+    ax[1].set_xlabel("number of groups")
+    ax[1].set_ylabel("sum of the gains of the best groups")
+    sizes = (2, 3, 4, 5, 6)
+    gains = influence_matrix(table).fillna(0.0)
+    generator = np.random.default_rng(0)
+    for number, size in enumerate(sizes):
+        sets = [
+            tuple(generator.choice(fitted.names, size, replace=False).tolist()) for _ in range(40)
+        ]
+        sets += [group[:size] for group in best["tasks"] if len(group) >= size]
+        average = [gains.loc[list(g), list(g)].to_numpy().sum() / size for g in sets]
+        true = pv.set_gains(fitted, splits.train, sets)["gain"]
+        ax[2].plot(average, true, ".", color=f"C{number}", label=f"{size} tasks")
+    ax[2].axline((0, 0), slope=1, color="grey", lw=0.8)
+    ax[2].set_xlabel("average of pair gains")
+    ax[2].set_ylabel("true gain of the set")
+    ax[2].legend(fontsize=8)
+    save("grouping", ax)
+
+
 PAGES: dict[str, Callable[[], None]] = {
     "relatedness": relatedness,
     "training": training,
+    "influence": influence,
+    "grouping": grouping,
     "arviz": arviz,
     "report": report,
     "uncertainty": uncertainty,

@@ -227,3 +227,14 @@ def test_the_page_on_tables_prints_what_it_says(
         exec(code, names)
         printed = capsys.readouterr().out
         assert _alike(said, printed), f"{code}\nprinted\n{printed}"
+
+
+@pytest.mark.parametrize("page", ["influence", "grouping"])
+def test_the_tables_of_influence_and_groups_are_the_summary_of_their_results(page: str) -> None:
+    said = _benchmark("influence").summary(pd.read_csv(RESULTS / "influence.csv")).splitlines()
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    checks = "refits|rows|pairs|unrelated|liar|flips|landmine"
+    rows = [line for line in text.splitlines() if re.match(rf"\| ({checks}) \|", line)]
+    assert len(rows) >= 10
+    for row in rows:
+        assert row in said, row

@@ -7,6 +7,7 @@ Factors are those of all samples together, in a regression exactly so.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,8 +16,23 @@ from torch import Tensor
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.model import VMTL, NestedWeights, evaluating, with_bias
+from pyro_vmtl.model.priors.conditionals import Moments, averaged
 
-__all__ = ["Cavity", "cavities", "left_out_densities", "over_outputs", "standardised"]
+__all__ = [
+    "Cavity",
+    "Factors",
+    "cavities",
+    "factors",
+    "held_out_densities",
+    "left_out",
+    "left_out_densities",
+    "over_outputs",
+    "standardised",
+    "taken_out",
+]
+
+
+_STEPS = 4  # of the factors that are left, where one is taken out
 
 
 class Cavity(NamedTuple):
@@ -38,48 +54,126 @@ def standardised(vmtl: VMTL, batch: Batch) -> Tensor:
     return vmtl.likelihood.standardised(vmtl.likelihood.filled(batch))
 
 
+class Factors(NamedTuple):
+    """What every sample says of its eta, as a factor exp(h eta - r eta^2 / 2).
+
+    :ivar features: phi, ``[T, B, q]`` float64.
+    :ivar targets: of :func:`standardised`.
+    :ivar shift: h of a noise of 1, ``[T, B, K]``; ``precision``: r, likewise.
+    """
+
+    features: Tensor
+    targets: Tensor
+    shift: Tensor
+    precision: Tensor
+
+
 @torch.no_grad()
-def cavities(vmtl: VMTL, batch: Batch, without: int | None = None) -> Iterator[Cavity]:
+def factors(vmtl: VMTL, batch: Batch, moments: Moments | None = None) -> Factors:
+    """The factors of all samples, where all of them together say N(loc, covariance).
+
+    :param vmtl: a model with the pool Nested.
+    :param moments: of the weights, ``[T, K, q]``; those of the model, where None.
+    """
+    weights = vmtl.classifier
+    assert isinstance(weights, NestedWeights)
+    if moments is None:
+        moments = Moments(weights.loc, weights.covariance)
+    with evaluating(vmtl):
+        z = vmtl.encoder(batch.x).mean
+    features, targets = with_bias(z.double(), weights.event_shape[-1]), standardised(vmtl, batch)
+    loc, variance = weights.predictor(features, moments.loc[None], moments.covariance[None])
+    g, r = vmtl.likelihood.sites(loc[0], variance[0], targets)
+    known = batch.observed  # what is not known says nothing
+    return Factors(features, targets, known * (g + r * loc[0]), known * r)
+
+
+def left_out(loc: Tensor, variance: Tensor, shift: Tensor, precision: Tensor) -> Moments:
+    """N(loc, variance) of etas without a factor of each."""
+    left = (1 / variance - precision).clamp_min(1e-6 / variance)
+    return Moments((loc / variance - shift) / left, 1 / left)
+
+
+@torch.no_grad()
+def cavities(vmtl: VMTL, batch: Batch) -> Iterator[Cavity]:
     """A cavity for each of the S draws that the model keeps.
 
     :param vmtl: a model with the pool Nested, fitted to these samples.
     :param batch: all of them.
-    :param without: the position of a task whose data are taken out as well; partition and scales
-        stay as they were drawn.
     """
     weights = vmtl.classifier
     assert isinstance(weights, NestedWeights)
-    with evaluating(vmtl):
-        z = vmtl.encoder(batch.x).mean
-    features = with_bias(z.double(), weights.event_shape[-1])
-    loc, variance = weights.predictor(features, weights.loc[None], weights.covariance[None])
-    g, r = vmtl.likelihood.sites(loc[0], variance[0], standardised(vmtl, batch))
-    shift = g + r * loc[0]
-    moments = weights.by_draw(without)
+    features, _, shift, precision = factors(vmtl, batch)
+    moments = weights.by_draw()
     for mean, covariance, noise in zip(*moments, weights.draws.noise, strict=True):
         loc, variance = weights.predictor(features, mean[None], covariance[None])
-        loc, variance, noise = loc[0], variance[0].clamp_min(1e-12), noise.unsqueeze(1)
-        site = (shift / noise, r / noise)
-        left = (1 / variance - site[1]).clamp_min(1e-6 / variance)
-        yield Cavity((loc / variance - site[0]) / left, 1 / left, noise, site)
+        noise = noise.unsqueeze(1)
+        site = (shift / noise, precision / noise)
+        left = left_out(loc[0], variance[0].clamp_min(1e-12), *site)
+        yield Cavity(left.loc, left.covariance, noise, site)
 
 
-def over_outputs(log_density: Tensor, batch: Batch) -> Tensor:
-    """The sum over the outputs that are known, ``[T, B]``.
+def over_outputs(log_density: Tensor, observed: Tensor) -> Tensor:
+    """The sum over the outputs that are known, ``[..., B]``.
 
-    :param log_density: ``[T, B, K]``, or ``[T, B, 1]`` of all outputs together.
+    :param log_density: ``[..., B, K]``, or ``[..., B, 1]`` of all outputs together.
+    :param observed: which are known, likewise; see :attr:`pyro_vmtl.data.Batch.observed`.
     """
-    return torch.where(batch.observed, log_density, 0.0).sum(-1)
+    return torch.where(observed, log_density, 0.0).sum(-1)
 
 
-def left_out_densities(vmtl: VMTL, batch: Batch, without: int | None = None) -> Tensor:
+def left_out_densities(vmtl: VMTL, batch: Batch) -> Tensor:
     """log p(y_n | all others) given each draw, ``[S, T, B]``; see :func:`cavities`."""
     targets = standardised(vmtl, batch)
     return torch.stack(
         [
             over_outputs(
-                vmtl.likelihood.log_predictive(c.loc, c.variance, targets, c.noise, c.site), batch
+                vmtl.likelihood.log_predictive(c.loc, c.variance, targets, c.noise, c.site),
+                batch.observed,
             )
-            for c in cavities(vmtl, batch, without)
+            for c in cavities(vmtl, batch)
         ]
     )
+
+
+@torch.no_grad()
+def held_out_densities(vmtl: VMTL, batch: Batch) -> Tensor:
+    """log p(y_n | the training data) of other samples given each draw, ``[S, T, B]``."""
+    weights = vmtl.classifier
+    assert isinstance(weights, NestedWeights)
+    seen = factors(vmtl, batch)
+    out = []
+    for mean, covariance, noise in zip(*weights.by_draw(), weights.draws.noise, strict=True):
+        loc, variance = weights.predictor(seen.features, mean[None], covariance[None])
+        unseen = (torch.zeros_like(loc[0]),) * 2
+        log_density = vmtl.likelihood.log_predictive(
+            loc[0], variance[0].clamp_min(1e-12), seen.targets, noise.unsqueeze(1), unseen
+        )
+        out.append(over_outputs(log_density, batch.observed))
+    return torch.stack(out)
+
+
+@torch.no_grad()
+def taken_out(vmtl: VMTL, batch: Batch, task: int) -> VMTL:
+    """A model without the data of one of its tasks; partition and scales stay as they were drawn.
+
+    Where the likelihood is not Gaussian the factors of the other tasks' targets move to where the
+    posterior lies without it, by a few conjugate steps.
+
+    :param vmtl: a model with the pool Nested, fitted to these samples; it stays as it is.
+    :param batch: all of them.
+    :param task: the position of the task.
+    """
+    out = copy.deepcopy(vmtl)
+    weights = out.classifier
+    assert isinstance(weights, NestedWeights)
+    weights.precision[task], weights.shift[task] = 0.0, 0.0
+    kept = batch.observed.double()
+    kept[task] = 0.0
+    weights.loc, weights.covariance = averaged(weights.by_draw())
+    for _ in range(0 if out.likelihood.sites_are_exact else _STEPS):
+        phi, _, shift, precision = factors(out, batch)
+        weights.precision = torch.einsum("tbk,tbi,tbj->tkij", kept * precision, phi, phi)
+        weights.shift = (kept * shift).mT @ phi
+        weights.loc, weights.covariance = averaged(weights.by_draw())
+    return out

@@ -116,7 +116,7 @@ def left_out_score(vmtl: VMTL, tasks: TaskSet, counts: bool) -> Tensor:
                         (targets - half - c.loc) / (c.variance + c.noise).sqrt(),
                         (targets + half - c.loc) / (c.variance + c.noise).sqrt(),
                     ),
-                    batch,
+                    batch.observed,
                 )
                 for c in cavities(vmtl, batch)
             ]

@@ -20,6 +20,8 @@ from pyro_vmtl.inspection.export import (
     to_inference_data,
 )
 from pyro_vmtl.inspection.gains import gains, gains_doubts
+from pyro_vmtl.inspection.grouping import group_tasks
+from pyro_vmtl.inspection.influence import influence, influence_doubts, influence_matrix
 from pyro_vmtl.inspection.leave_one_out import LeftOut, leave_one_out
 from pyro_vmtl.inspection.out_of_distribution import (
     leave_out_class,
@@ -34,6 +36,7 @@ from pyro_vmtl.inspection.plots import (
     plot_dendrogram,
     plot_elbo,
     plot_extreme_samples,
+    plot_influence,
     plot_intervals,
     plot_kl_per_task,
     plot_kls_over_time,
@@ -65,6 +68,8 @@ from pyro_vmtl.inspection.relatedness import (
     relatedness_roc,
     relatedness_stability,
 )
+from pyro_vmtl.inspection.row_influence import row_influence
+from pyro_vmtl.inspection.set_gains import set_gains
 from pyro_vmtl.inspection.structure import (
     relatedness_graph,
     task_distances,
@@ -96,7 +101,11 @@ __all__ = [
     "gains_doubts",
     "group",
     "group_names",
+    "group_tasks",
     "independence",
+    "influence",
+    "influence_doubts",
+    "influence_matrix",
     "interval_coverage",
     "kept_epoch",
     "kl_per_task",
@@ -114,6 +123,7 @@ __all__ = [
     "plot_dendrogram",
     "plot_elbo",
     "plot_extreme_samples",
+    "plot_influence",
     "plot_intervals",
     "plot_kl_per_task",
     "plot_kls_over_time",
@@ -145,7 +155,9 @@ __all__ = [
     "relatedness_stability",
     "reliability",
     "risk_coverage",
+    "row_influence",
     "save_netcdf",
+    "set_gains",
     "task_distances",
     "task_linkage",
     "task_order",

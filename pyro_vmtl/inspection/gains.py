@@ -10,19 +10,28 @@ import numpy.typing as npt
 import pandas as pd
 
 from pyro_vmtl.data import TaskSet
-from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL, fit
+from pyro_vmtl.inspection.closed_form import check_closed_form
 from pyro_vmtl.inspection.leave_one_out import leave_one_out
 from pyro_vmtl.inspection.scored import ALL_TASKS
-from pyro_vmtl.model import Nested, NestedWeights
-from pyro_vmtl.model.architectures import takes_no_gradient
+from pyro_vmtl.model import Nested
 
-__all__ = ["BASE_RATE", "COMPLETE_POOLING", "NO_POOLING", "WITHOUT", "gains", "gains_doubts"]
+__all__ = [
+    "BASE_RATE",
+    "COMPLETE_POOLING",
+    "MOST_LENDERS",
+    "NO_POOLING",
+    "WITHOUT",
+    "gains",
+    "gains_doubts",
+]
 
 BASE_RATE, NO_POOLING, COMPLETE_POOLING = "base rate", "no pooling", "complete pooling"
 WITHOUT = "without a task"
 
-_MOST_LENDERS = 30
+MOST_LENDERS = 30
+"""Tasks up to which each is taken out of a run's model in turn."""
+
 _RIVALS = {
     # Every task by itself, with scales of the weights that all share; and all tasks as one.
     NO_POOLING: Nested(mean=False, clusters=False),
@@ -63,19 +72,7 @@ def gains(
         differences, NaN for fewer than two samples.
     :raises InputError: for another model, or other tasks.
     """
-    if not isinstance(fitted.vmtl.classifier, NestedWeights) or not takes_no_gradient(
-        fitted.settings.encoder
-    ):
-        raise InputError(
-            "gains need weights in closed form and an encoder that takes no gradient; expected a "
-            "model with the pool Nested on a table, or pv.compare of several fits on held-out data"
-        )
-    for name, tasks in (("training", train), ("held-out", heldout)):
-        if tasks is not None and tasks.names != fitted.names:
-            raise InputError(
-                f"the {name} set has the tasks {list(tasks.names)}; the model was trained on "
-                f"{list(fitted.names)}"
-            )
+    check_closed_form("gains", fitted, train, heldout)
 
     def densities(of: FittedVMTL) -> _Array:
         if heldout is None:
@@ -98,7 +95,7 @@ def gains(
         away = ours - density
         rows.append(_row(ALL_TASKS, against, "", away))
         rows += [_row(name, against, "", away[task == t]) for t, name in enumerate(fitted.names)]
-    if heldout is None and 1 < len(fitted.names) <= _MOST_LENDERS:
+    if heldout is None and 1 < len(fitted.names) <= MOST_LENDERS:
         for j, other in enumerate(fitted.names):
             away = ours - leave_one_out(fitted.vmtl, train, without=j).log_density
             rows.append(_row(ALL_TASKS, WITHOUT, other, away[task != j]))

@@ -21,7 +21,7 @@ import torch
 
 from pyro_vmtl.data import TaskSet
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.inference.cavities import left_out_densities
+from pyro_vmtl.inference.cavities import left_out_densities, taken_out
 from pyro_vmtl.inspection.arviz_adapter import pareto_smoothed
 from pyro_vmtl.model import VMTL, NestedWeights
 
@@ -63,7 +63,9 @@ def leave_one_out(vmtl: VMTL, train: TaskSet, without: int | None = None) -> Lef
             f"{vmtl.num_tasks}"
         )
     batch = train.dense().to(vmtl.device)
-    log_density = left_out_densities(vmtl, batch, without)
+    if without is not None:
+        vmtl = taken_out(vmtl, batch, without)
+    log_density = left_out_densities(vmtl, batch)
     seen = batch.mask.cpu()
     by_draw = log_density.cpu()[:, seen].double().numpy().T  # [n, S]
     log_weights, k = pareto_smoothed(-by_draw)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pyro_vmtl.inspection import gains_doubts
+from pyro_vmtl.inspection import gains_doubts, influence_doubts
 from pyro_vmtl.inspection.scored import ALL_TASKS
 from pyro_vmtl.model.architectures import FIXED
 from pyro_vmtl.runs.finished import FinishedRun
@@ -62,6 +62,10 @@ def check(run: FinishedRun, calibration: pd.DataFrame | None = None) -> list[Che
     if run.gains is not None:
         question = "does a simpler model predict training samples better when each is left out?"
         checks.append(Check("Sharing", question, tuple(gains_doubts(run.gains))))
+    if run.influence is not None:
+        question = "do tasks gain from whom they borrow?"
+        found = influence_doubts(run.influence, run.relatedness)
+        checks.append(Check("Influence", question, tuple(found)))
     if run.metrics.get("calibrated"):
         question = "is the temperature well known, and did it help on test data?"
         checks.append(Check("Temperature scaling", question, _scaling(run)))

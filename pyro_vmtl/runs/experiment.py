@@ -23,7 +23,10 @@ from pyro_vmtl.inspection import (
     Snapshots,
     gains,
     gains_doubts,
+    influence,
+    influence_doubts,
     kept_epoch,
+    plot_influence,
     plot_relatedness,
     plot_relatedness_over_time,
     plot_training,
@@ -31,7 +34,7 @@ from pyro_vmtl.inspection import (
     save_netcdf,
     to_inference_data,
 )
-from pyro_vmtl.inspection.gains import WITHOUT
+from pyro_vmtl.inspection.gains import MOST_LENDERS, WITHOUT
 from pyro_vmtl.inspection.scored import ALL_TASKS
 from pyro_vmtl.model import Nested, Settings, Standard
 from pyro_vmtl.model.architectures import takes_no_gradient
@@ -152,6 +155,7 @@ def _run(
     gained = _gains(fitted, plan, config.seed)
     if gained is not None:
         folder.write_csv("gains.csv", gained)
+    influenced = _influence(fitted, plan, gained, folder)
     for note in fitted.notes:
         console.print(note)
     for table in _tables({"VMTL" if shown else "": scores, **shown}):
@@ -162,6 +166,8 @@ def _run(
     if gained is not None:
         console.print(_gains_table(gained))
         doubts = gains_doubts(gained)
+    if influenced is not None:
+        doubts += influence_doubts(influenced, relatedness(fitted, seed=config.seed))
     for sentence in (*fitted.warnings, *doubts, *(scaled.model.scaling_warnings if scaled else ())):
         console.print(styled("yellow", "Warning:", sentence))
     _write_report(folder, console)
@@ -273,6 +279,18 @@ def _gains(fitted: FittedVMTL, plan: Plan, seed: int) -> pd.DataFrame | None:
     if not isinstance(pool, Nested) or not takes_no_gradient(encoder) or len(fitted.names) < 2:
         return None
     return gains(fitted, plan.splits.train, seed=seed)
+
+
+def _influence(
+    fitted: FittedVMTL, plan: Plan, gained: pd.DataFrame | None, folder: RunFolder
+) -> pd.DataFrame | None:
+    """Who gains from whom, where tasks are few enough to take each of them out."""
+    if gained is None or len(fitted.names) > MOST_LENDERS:
+        return None
+    table = influence(fitted, plan.splits.train, gained=gained)
+    folder.write_csv("influence.csv", table)
+    _write_figure(folder, "figures/influence.png", plot_influence(table).get_figure())
+    return table
 
 
 def _gains_table(gained: pd.DataFrame) -> Table:

@@ -23,13 +23,13 @@ from pyro_vmtl.inspection.relatedness import LABELS, VALUES, kind_of
 from pyro_vmtl.model import Kind
 from pyro_vmtl.model.architectures import FIXED
 
-__all__ = ["FinishedRun", "leads_out", "read_run"]
+__all__ = ["FinishedRun", "leads_out", "read_influence", "read_run"]
 
 _OWN = "own"
 _FILES = (
     *("config.yaml", "metrics.json", "metrics.csv", "model/model.json", "relatedness.csv"),
     *("relatedness_over_time.csv", "predictions.parquet", "predictions_scaled.parquet"),
-    *("gains.csv", "inference_data.nc"),
+    *("gains.csv", "influence.csv", "inference_data.nc"),
 )
 
 
@@ -51,6 +51,7 @@ class FinishedRun:
     :ivar over_time: ``relatedness_over_time.csv``, where there is one that says something.
     :ivar scaled: ``predictions_scaled.parquet``, where temperatures were fitted; without draws.
     :ivar gains: ``gains.csv``, where there is one; see :func:`pyro_vmtl.gains`.
+    :ivar influence: ``influence.csv``, where there is one; see :func:`pyro_vmtl.influence`.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class FinishedRun:
     over_time: pd.DataFrame | None = None
     scaled: Predictions | None = None
     gains: pd.DataFrame | None = None
+    influence: pd.DataFrame | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,6 +141,7 @@ def read_run(path: str | Path) -> FinishedRun:
     over_time = _read_if_there(path / "relatedness_over_time.csv", _relatedness)
     scaled = _read_if_there(path / "predictions_scaled.parquet", pd.read_parquet)
     gained = _read_if_there(path / "gains.csv", _gains)
+    influenced = _read_if_there(path / "influence.csv", read_influence)
     try:
         constant = _group(path, "constant_data")
         inputs = _inputs(constant, len(frame))
@@ -158,6 +161,7 @@ def read_run(path: str | Path) -> FinishedRun:
             None if over_time is None or over_time.empty else over_time,
             None if scaled is None else _predictions(scaled, model, None, None),
             gained,
+            influenced,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
@@ -192,6 +196,14 @@ def _gains(path: Path) -> pd.DataFrame:
     table = pd.read_csv(path, keep_default_na=False, dtype={"task": str, "other": str})
     return table.astype({"samples": int}).assign(
         **{name: pd.to_numeric(table[name], errors="coerce") for name in ("gain", "se")}
+    )
+
+
+def read_influence(path: Path) -> pd.DataFrame:
+    """``influence.csv`` of a run."""
+    table = pd.read_csv(path, keep_default_na=False, dtype={"borrower": str, "lender": str})
+    return table.astype({"samples": int}).assign(
+        **{n: pd.to_numeric(table[n], errors="coerce") for n in ("gain", "se", "low", "high")}
     )
 
 

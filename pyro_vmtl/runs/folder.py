@@ -27,12 +27,13 @@ __all__ = ["RunFolder"]
 _WRITTEN = (
     *("config.yaml", "splits", "tensorboard", "checkpoints", "model", "figures"),
     *("metrics.csv", "metrics.json", "relatedness.csv", "relatedness_over_time.csv", "gains.csv"),
+    "influence.csv",
     *("predictions.parquet", "predictions_scaled.parquet", "inference_data.nc", "report.html"),
 )
 _RUNNING = ".running"
 _DRAFT = re.compile(
     r"\.(best|last|model|config|metrics|predictions|predictions_scaled|inference_data|gains|report"
-    r"|training|relatedness(_\w+)?)-\d+(-[0-9a-f]{8}|\.\w+)"
+    r"|influence|training|relatedness(_\w+)?)-\d+(-[0-9a-f]{8}|\.\w+)"
 )
 
 

@@ -18,14 +18,18 @@ from pyro_vmtl.inspection import (
     extreme_samples,
     plot_coverage,
     plot_elbo,
+    plot_influence,
     plot_pit,
+    plot_relatedness,
     plot_relatedness_graph,
     plot_relatedness_over_time,
     plot_reliability,
     plot_risk_coverage,
     plot_scales,
     plot_validation,
+    task_order,
 )
+from pyro_vmtl.inspection.influence import InfluenceKind
 from pyro_vmtl.model import SITES
 from pyro_vmtl.runs.finished import FinishedRun, leads_out
 from pyro_vmtl.runs.report_tables import METRICS, written
@@ -36,13 +40,14 @@ __all__ = [
     "calibration_figures",
     "extremes",
     "further_figures",
+    "influence_figures",
     "over_time_figure",
     "relatedness_figure",
     "training_figures",
 ]
 
 _DRAWN_HERE = (
-    "training",
+    *("training", "influence"),
     *(f"relatedness_{site}" for site in SITES),
     *(f"relatedness_over_time_{site}" for site in SITES),
 )
@@ -206,6 +211,40 @@ def relatedness_figure(run: FinishedRun, site: str) -> Figure:
         "data: arrows point from lender to borrower, wider for more. Brighter tasks are more "
         "independent; grey: the prior has no way to decline.",
     )
+
+
+def influence_figures(run: FinishedRun) -> list[Figure]:
+    """Who gains from whom, beside the relatedness that was learned, in one order of tasks."""
+    table = run.influence
+    if table is None or table.empty:
+        return []
+    site = next(iter(run.sites), None)
+    order = None if site is None else task_order(run.relatedness, site)
+    figures = []
+    if site is not None:
+        figures.append(
+            _draw(
+                plot_relatedness(run.relatedness, site=site, order=order),
+                "Heat map of the learned relatedness.",
+                "The relatedness that was learned, for comparison.",
+            )
+        )
+    captions: dict[InfluenceKind, str] = {
+        "alone": "With the lender as the only other task, less with no other task: nothing of the "
+        "learned partition is read. Red: forcing the two together would cost so much.",
+        "without": "With all other tasks, less with all but the lender: what the model as it is "
+        "owes to each.",
+    }
+    figures += [
+        _draw(
+            plot_influence(table, kind=kind, order=order),
+            f"Heat map of the gain of each task by each lender, {kind}.",
+            f"{caption} Of left-out training samples, in nats a sample; bold or dotted where it is "
+            "two standard errors away from 0.",
+        )
+        for kind, caption in captions.items()
+    ]
+    return figures
 
 
 def over_time_figure(run: FinishedRun, site: str) -> Figure | None:

@@ -304,10 +304,13 @@ NASTY: list[tuple[str, ...]] = [
         (text,)
         for text in ("", "x", "--help", "-h", "--version", "-x", "--", "train\n", "🙂", "[/red]")
     ),
-    *((name, "--help") for name in ("train", "rank", "report", "benchmark", "predict")),
-    *((name, "--nonsense") for name in ("train", "rank", "report", "benchmark", "predict")),
-    *((name, "a\nb") for name in ("train", "rank", "report", "benchmark", "predict")),
-    *((name, "") for name in ("train", "rank", "report", "benchmark", "predict")),
+    *((name, "--help") for name in ("train", "rank", "report", "benchmark", "predict", "group")),
+    *(
+        (name, "--nonsense")
+        for name in ("train", "rank", "report", "benchmark", "predict", "group")
+    ),
+    *((name, "a\nb") for name in ("train", "rank", "report", "benchmark", "predict", "group")),
+    *((name, "") for name in ("train", "rank", "report", "benchmark", "predict", "group")),
     *((name, "=") for name in ("train", "rank", "benchmark")),
     *((name, "seed=") for name in ("rank", "benchmark")),
     *(("train", text) for text in ("--cfg", "--cfg=x", "--config-name", "--config-name=absent")),

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pyro_vmtl.errors import InputError
+from pyro_vmtl.runs.finished import read_run
 from pyro_vmtl.runs.folder import RunFolder
 
 Train = Callable[..., Path]
@@ -96,10 +98,29 @@ def test_what_is_in_the_way_is_said_before_training(
     assert path.read_text() == "mine"
 
 
+def check_influences(run: Path) -> None:
+    """The table has every pair twice, and says what gains.csv says of tasks taken out."""
+    finished = read_run(run)
+    assert finished.influence is not None
+    assert finished.gains is not None
+    count = len(finished.names)
+    assert finished.influence["kind"].value_counts().to_dict() == {
+        "alone": count * (count - 1),
+        "without": count * (count - 1),
+    }
+    ours = finished.influence[finished.influence["kind"] == "without"]
+    both = ours.merge(finished.gains, left_on=["borrower", "lender"], right_on=["task", "other"])
+    assert len(both) == count * (count - 1)
+    np.testing.assert_allclose(both["gain_x"], both["gain_y"], atol=1e-12)
+    assert "Who gains from whom" in (run / "report.html").read_text(encoding="utf-8")
+    assert (run / "figures" / "influence.png").is_file()
+
+
 def test_whatever_a_run_writes_is_looked_for(train: Train, clusters: tuple[str, ...]) -> None:
     run = train(*clusters, "temperature_scaling=true", report=True)
-    nested = train(*clusters, "model.classifier=null", "pool=nested", name="nested")
+    nested = train(*clusters, "model.classifier=null", "pool=nested", name="nested", report=True)
     assert (nested / "gains.csv").is_file()
+    check_influences(nested)
     for entry in (*run.iterdir(), *nested.iterdir()):
         other = run.parent / f"other-{entry.parent.name}-{entry.name}"
         other.mkdir()

@@ -6,6 +6,7 @@ from pyro_vmtl.inspection.plots.calibration import (
     plot_pit,
     plot_reliability,
 )
+from pyro_vmtl.inspection.plots.influence import plot_influence
 from pyro_vmtl.inspection.plots.relatedness import (
     plot_intervals,
     plot_relatedness,
@@ -40,6 +41,7 @@ __all__ = [
     "plot_dendrogram",
     "plot_elbo",
     "plot_extreme_samples",
+    "plot_influence",
     "plot_intervals",
     "plot_kl_per_task",
     "plot_kls_over_time",

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "GREY", "LINE_STYLES", "SEQUENTIAL", "axes_of", "style_of"]
+__all__ = ["COLOURS", "DIVERGING", "GREY", "LINE_STYLES", "SEQUENTIAL", "axes_of", "style_of"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, without its yellow, which is too pale on white."""
@@ -18,6 +18,9 @@ LINE_STYLES = ("-", "--", ":", "-.")
 
 SEQUENTIAL = "cividis"
 """Even in lightness, and the same to readers with and without red-green blindness."""
+
+DIVERGING = "RdBu"
+"""Red below 0 and blue above, which red-green blindness leaves apart; white is nothing."""
 
 
 def axes_of(ax: Axes | None, width: float = 6.0, height: float = 4.0) -> Axes:

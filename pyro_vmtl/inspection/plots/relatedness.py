@@ -29,6 +29,7 @@ from pyro_vmtl.inspection.structure import task_order
 from pyro_vmtl.model import Kind
 
 __all__ = [
+    "outline_clusters",
     "plot_intervals",
     "plot_relatedness",
     "plot_relatedness_roc",
@@ -91,7 +92,7 @@ def plot_relatedness(
     if len(tasks) <= _MOST_ANNOTATED:
         _annotate(ax, values, (low + high) / 2)
     if truth is not None:
-        _outline(ax, true_clusters(truth, given).loc[tasks].to_numpy())
+        outline_clusters(ax, true_clusters(truth, given).loc[tasks].to_numpy())
     ax.set_xlabel("borrows from")
     ax.set_ylabel("task")
     return ax
@@ -123,7 +124,7 @@ def _annotate(ax: Axes, values: npt.NDArray[np.float64], middle: float) -> None:
         ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
 
 
-def _outline(ax: Axes, clusters: npt.NDArray[np.object_]) -> None:
+def outline_clusters(ax: Axes, clusters: npt.NDArray[np.object_], colour: str = COLOURS[1]) -> None:
     """A line between every pair of neighbouring cells of which one is of one cluster only."""
     related = np.pad(clusters[:, None] == clusters[None, :], 1, constant_values=False)
     # A cluster of a single task has no pair to outline.
@@ -134,7 +135,7 @@ def _outline(ax: Axes, clusters: npt.NDArray[np.object_]) -> None:
         lines.append([(column - 1.5, row - 0.5), (column - 0.5, row - 0.5)])
     for row, column in np.argwhere(related[:, 1:] != related[:, :-1]):
         lines.append([(column - 0.5, row - 1.5), (column - 0.5, row - 0.5)])
-    ax.add_collection(LineCollection(lines, colors=COLOURS[1], linewidths=2), autolim=False)
+    ax.add_collection(LineCollection(lines, colors=colour, linewidths=2), autolim=False)
 
 
 def _pairs(table: pd.DataFrame, site: str, task: str | None) -> pd.DataFrame:

@@ -22,7 +22,16 @@ from pyro_vmtl.model.priors.gibbs import (
     num_slots,
 )
 
-__all__ = ["Moments", "averaged", "bases", "cavity", "drawn_bases", "posterior", "product"]
+__all__ = [
+    "Moments",
+    "across",
+    "averaged",
+    "bases",
+    "cavity",
+    "drawn_bases",
+    "posterior",
+    "product",
+]
 
 
 def posterior(evidence: Evidence, prior: Hyperpriors, state: State) -> Moments:
@@ -35,6 +44,26 @@ def posterior(evidence: Evidence, prior: Hyperpriors, state: State) -> Moments:
         1, index.unsqueeze(-1).expand(*index.shape, index.shape[-1])
     )
     return sites.given_base(loc, covariance)
+
+
+def across(evidence: Evidence, prior: Hyperpriors, state: State, task: int, other: int) -> Tensor:
+    """Cov(w_task, w_other | D, draw) of two tasks, ``[S, K, q, q]``."""
+    sites = Sites(evidence, prior, state)
+    slots = num_slots(state.labels)
+    precision = by_cluster(state.labels, sites.of_base, slots)
+    shift = by_cluster(state.labels, sites.shift_of_base, slots)
+    seen, moved = integrate(precision, shift, state.cluster[:, None, None])
+    mean = _global_mean(prior, state, seen.sum(1), moved.sum(1)).covariance
+    given_m, keep = _given_mean(precision, state.cluster)
+    chain = torch.arange(len(state.labels), device=mean.device)
+    one, two = state.labels[:, task], state.labels[:, other]
+    base = keep[chain, one] @ mean @ keep[chain, two].mT
+    base = base + (one == two).to(base)[:, None, None, None] * given_m[chain, one]
+    own = sites.own_covariance()
+    eye = torch.eye(own.shape[-1], dtype=own.dtype, device=own.device)
+    of_base = eye - own @ sites.precision
+    out = of_base[:, task] @ base @ of_base[:, other].mT
+    return out + own[:, task] if task == other else out
 
 
 def cavity(evidence: Evidence, prior: Hyperpriors, state: State) -> Moments:
@@ -138,11 +167,16 @@ def _base(
     precision: Tensor, shift: Tensor, loc: Tensor, covariance: Tensor, variance: Tensor
 ) -> Moments:
     """m + c_k given m's moments and what the tasks of the cluster say, ``[S, ..., K, q]``."""
+    given_m, keep = _given_mean(precision, variance)
+    out = (given_m @ shift.unsqueeze(-1) + keep @ loc.unsqueeze(-1)).squeeze(-1)
+    return Moments(out, given_m + keep @ covariance @ keep.mT)
+
+
+def _given_mean(precision: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """The covariance of m + c_k given m, and m's share in its mean, ``[S, ..., K, q, q]``."""
     variance = variance.view(len(variance), *(1,) * (precision.dim() - 1))
     inner = variance * precision
     inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
-    eye = torch.eye(shift.shape[-1], dtype=shift.dtype, device=shift.device)
+    eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
     given_m = variance * torch.cholesky_solve(eye.expand_as(inner), torch.linalg.cholesky(inner))
-    keep = eye - given_m @ precision
-    out = (given_m @ shift.unsqueeze(-1) + keep @ loc.unsqueeze(-1)).squeeze(-1)
-    return Moments(out, given_m + keep @ covariance @ keep.mT)
+    return given_m, eye - given_m @ precision

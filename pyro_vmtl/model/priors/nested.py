@@ -330,18 +330,9 @@ class NestedWeights(WeightsPosterior):
         prior = self._cavity(draw)
         return self._normal(Moments(prior.loc.unsqueeze(-3), prior.covariance.unsqueeze(-4)))
 
-    def by_draw(self, without: int | None = None) -> Moments:
-        """q(w) given each of the draws that are kept, ``[S, T, K, q]``.
-
-        :param without: the position of a task whose evidence is taken out.
-        """
-        evidence = self.evidence
-        if without is not None:
-            stays = (torch.arange(self.num_tasks, device=self.loc.device) != without).double()
-            precision = evidence.precision * stays[:, None, None, None]
-            shift = evidence.shift * stays[:, None, None]
-            evidence = dataclasses.replace(evidence, precision=precision, shift=shift)
-        return posterior(evidence, self.prior, self.draws)
+    def by_draw(self) -> Moments:
+        """q(w) given each of the draws that are kept, ``[S, T, K, q]``."""
+        return posterior(self.evidence, self.prior, self.draws)
 
     def _normal(self, moments: Moments) -> dist.TorchDistribution:
         """Gaussians ``[*batch, K, q]`` as a distribution with the event shape ``[K, q]``."""

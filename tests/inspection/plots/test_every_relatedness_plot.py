@@ -77,3 +77,24 @@ def test_plots_of_a_fit(make_fit: MakeFit, settings: str) -> None:
                 truth = splits.train.truth
                 assert isinstance(truth, torch.Tensor)
                 drawn(getattr(plots, name)(table, site=site, **extra(name, truth)))
+
+
+@pytest.mark.parametrize("num_tasks", SIZES)
+@pytest.mark.parametrize("name", ["plot_influence"])
+def test_plots_of_influence(name: str, num_tasks: int) -> None:
+    generator = np.random.default_rng(0)
+    names = [f"task {t}" for t in range(num_tasks)]
+    rows = [
+        (kind, one, other, generator.normal())
+        for kind in ("alone", "without")
+        for one in names
+        for other in names
+        if one != other
+    ]
+    table = pd.DataFrame(rows, columns=["kind", "borrower", "lender", "gain"])
+    table = table.assign(low=table["gain"] - 1, high=table["gain"] + 1)
+    draw = getattr(plots, name)
+    drawn(draw(table, truth=np.arange(num_tasks) % 2))
+    given = plt.subplots(figsize=(3, 3))[1]
+    assert draw(table, ax=given, kind="without", order=names[::-1]) is given
+    assert next(text.get_text() for text in given.get_yticklabels()) == names[-1]

@@ -1,0 +1,248 @@
+"""Which task helps which: the gain of every lender for every borrower, without a new fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from pyro_vmtl.data import TaskSet
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.inference import FittedVMTL
+from pyro_vmtl.inference.cavities import held_out_densities, taken_out
+from pyro_vmtl.inspection.closed_form import check_closed_form
+from pyro_vmtl.inspection.gains import WITHOUT as AGAINST_WITHOUT
+from pyro_vmtl.inspection.leave_one_out import leave_one_out
+from pyro_vmtl.inspection.scored import ALL_TASKS
+from pyro_vmtl.inspection.set_gains import mean_and_error, member_gains
+
+__all__ = [
+    "ALONE",
+    "WITHOUT",
+    "InfluenceKind",
+    "influence",
+    "influence_doubts",
+    "influence_matrix",
+]
+
+InfluenceKind = Literal["alone", "without"]
+ALONE: InfluenceKind = "alone"
+WITHOUT: InfluenceKind = "without"
+
+_Array = npt.NDArray[np.float64]
+
+
+def influence(
+    fitted: FittedVMTL,
+    train: TaskSet,
+    heldout: TaskSet | None = None,
+    kinds: Sequence[InfluenceKind] = (ALONE, WITHOUT),
+    gained: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    r"""The gain of every task, as a lender, for every other, as a borrower.
+
+    Data attribution between tasks (Tu, Liu, Ma, Tang, 2025) in closed form: each task's data are a
+    Gaussian site, so that a task leaves by a subtraction. Gains are mean differences in log
+    density, in nats a sample, of the borrower's training samples, each predicted from all others
+    (:func:`pyro_vmtl.inspection.leave_one_out`), or of held-out samples. There are two kinds:
+
+    - ``alone``: with the lender as the only other task, less with no other task. Alone a task has
+      :math:`w_t \sim N(0, A + B + V)`; with the lender it shares
+      :math:`m + c \sim N(0, A + B)`, and each deviates by N(0, V). Nothing of the partition is
+      read: the scales are the geometric means of those drawn, and the factors of the targets are
+      found anew beside the data of each task alone. Where the two do not belong together, this gain
+      is negative: it says what it would cost to force them into one cluster.
+    - ``without``: with all other tasks, less with all but the lender. Partition and scales stay as
+      they were drawn; where targets are not Gaussian, the factors of the other tasks' targets
+      follow. It says what the model as it is owes to the lender, and is near 0 for those that the
+      partition keeps apart.
+
+    The encoder is held fixed, as it was with all data; one that is trained is refused.
+
+    Example::
+
+        table = pv.influence(fitted, splits.train)
+        pv.plot_influence(table)
+
+    :param fitted: a model with the pool Nested and an encoder that takes no gradient.
+    :param train: what it was trained on.
+    :param heldout: labelled samples of the same tasks, or None for leave-one-out.
+    :param kinds: which of the two to compute. ``without`` takes a second or two for each lender.
+    :param gained: of :func:`pyro_vmtl.gains` of the same model and training samples; what it says
+        of tasks taken out is then not computed again.
+    :return: a row for each ``kind``, ``borrower`` and ``lender``: ``samples`` of the borrower;
+        ``gain``; ``se``, the standard error of the paired differences, NaN for fewer than two
+        samples; ``low`` and ``high``, the gain less and plus two standard errors.
+    :raises InputError: for another model, other tasks, or a single task.
+    """
+    check_closed_form("influences", fitted, train, heldout)
+    if len(fitted.names) < 2:
+        raise InputError("the model has a single task; expected two or more")
+    wrong = [kind for kind in kinds if kind not in (ALONE, WITHOUT)]
+    if wrong:
+        raise InputError(f"a kind is {wrong[0]!r}; expected 'alone' or 'without'")
+    rows: list[dict[str, Any]] = []
+    for kind in kinds:
+        if kind == ALONE:
+            rows += _alone(fitted, train, heldout)
+        elif gained is not None and heldout is None and bool(_left_out(gained).any()):
+            rows += _from_gains(gained)
+        else:
+            rows += _without(fitted, train, heldout)
+    table = pd.DataFrame(rows)
+    return table.assign(low=table["gain"] - 2 * table["se"], high=table["gain"] + 2 * table["se"])
+
+
+def influence_matrix(
+    table: pd.DataFrame, kind: InfluenceKind = ALONE, value: str = "gain"
+) -> pd.DataFrame:
+    """The influences of a kind, a row a borrower and a column a lender; NaN of a task on itself.
+
+    :param table: of :func:`influence`.
+    :raises InputError: if it has no such kind.
+    """
+    chosen = table[table["kind"] == kind]
+    if chosen.empty:
+        raise InputError(
+            f"the table has no influence of the kind {kind!r}; expected one of "
+            f"{sorted(table['kind'].unique())}"
+        )
+    names = list(dict.fromkeys(chosen["borrower"]))
+    square = chosen.pivot(index="borrower", columns="lender", values=value)
+    return square.reindex(index=names, columns=names)
+
+
+def influence_doubts(table: pd.DataFrame, relatedness: pd.DataFrame) -> list[str]:
+    """Sentences on where listening costs, and where gains and learned relatedness disagree.
+
+    :param table: of :func:`influence`.
+    :param relatedness: of :func:`pyro_vmtl.relatedness`; empty where there are no clusters.
+    """
+    said = []
+    costs = table[(table["kind"] == WITHOUT) & (table["high"] < 0)].sort_values("gain")
+    if len(costs):
+        shown = _listed(
+            [f"{row.borrower} to {row.lender} ({_written(row)})" for row in costs.itertuples()]
+        )
+        total = int((table["kind"] == WITHOUT).sum())
+        said.append(
+            f"Listening costs, in nats a sample: {shown}. That is {len(costs)} of {total} gains; "
+            "of gains that are all 0 one in forty would look so."
+        )
+    pairs = _pairs(table, relatedness)
+    together = pairs[(pairs["probability"] > 0.5) & (pairs["gain"] < -2 * pairs["se"])]
+    apart = pairs[(pairs["probability"] < 0.5) & (pairs["gain"] > 2 * pairs["se"])]
+    for found, sentence in (
+        (together, "are thought to be related, and lose by each other where they are two alone"),
+        (apart, "are thought to be unrelated, and gain by each other where they are two alone"),
+    ):
+        if len(found):
+            names = [
+                f"{row.borrower} and {row.lender} ({_written(row)})" for row in found.itertuples()
+            ]
+            said.append(
+                f"Of {len(pairs)} pairs of tasks {len(found)} {sentence}: {_listed(names)}."
+            )
+    return said
+
+
+def _pairs(table: pd.DataFrame, relatedness: pd.DataFrame) -> pd.DataFrame:
+    """Each pair's mean gain over both directions where it is alone, and its relatedness."""
+    chosen = table[table["kind"] == ALONE]
+    shown = relatedness[relatedness["site"] == "weights"]
+    chances = shown.set_index(["task", "other"])["probability"].to_dict()
+    found = {(row.borrower, row.lender): row for row in chosen.itertuples()}
+    place = {name: number for number, name in enumerate(dict.fromkeys(chosen["borrower"]))}
+    rows = [
+        {
+            "borrower": one,
+            "lender": other,
+            "gain": (row.gain + found[other, one].gain) / 2,
+            "se": float(np.hypot(row.se, found[other, one].se)) / 2,
+            "probability": chances.get((one, other), np.nan),
+        }
+        for (one, other), row in found.items()
+        if place[one] < place[other]
+    ]
+    return pd.DataFrame(rows, columns=["borrower", "lender", "gain", "se", "probability"])
+
+
+def _written(row: Any) -> str:
+    return f"{row.gain:+.3f} ± {row.se:.3f}"
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _row(borrower: str, lender: str, kind: str, difference: _Array) -> dict[str, Any]:
+    known = difference[~np.isnan(difference)]
+    gain, se = mean_and_error(known)
+    return {
+        "borrower": borrower,
+        "lender": lender,
+        "kind": kind,
+        "samples": len(known),
+        "gain": gain,
+        "se": se,
+    }
+
+
+def _alone(fitted: FittedVMTL, train: TaskSet, heldout: TaskSet | None) -> list[dict[str, Any]]:
+    names = fitted.names
+    pairs = torch.triu_indices(len(names), len(names), 1).T
+    members = torch.zeros(len(pairs), len(names), dtype=torch.bool).scatter_(1, pairs, True)
+    found = {}
+    for one in member_gains(fitted, train, members, heldout):
+        first, second = pairs[one.of].tolist()
+        found[one.task, second if one.task == first else first] = one.difference
+    return [_row(names[t], names[other], ALONE, found[t, other]) for t, other in sorted(found)]
+
+
+def _without(fitted: FittedVMTL, train: TaskSet, heldout: TaskSet | None) -> list[dict[str, Any]]:
+    scored = train if heldout is None else heldout
+    task = scored.task.cpu().numpy()
+
+    def densities(without: int | None = None) -> _Array:
+        if heldout is None:
+            return leave_one_out(fitted.vmtl, train, without).log_density
+        vmtl, batch = fitted.vmtl, heldout.dense().to(fitted.vmtl.device)
+        if without is not None:
+            vmtl = taken_out(vmtl, train.dense().to(vmtl.device), without)
+        by_draw = held_out_densities(vmtl, batch)
+        out = np.full(len(heldout), np.nan)
+        out[batch.index[batch.mask].cpu().numpy()] = (
+            (by_draw.logsumexp(0) - np.log(len(by_draw)))[batch.mask].cpu().numpy()
+        )
+        return out
+
+    whole = densities()
+    rows = []
+    for j, lender in enumerate(fitted.names):
+        away = whole - densities(j)
+        rows += [
+            _row(borrower, lender, WITHOUT, away[task == t])
+            for t, borrower in enumerate(fitted.names)
+            if t != j
+        ]
+    place = {name: number for number, name in enumerate(fitted.names)}
+    return sorted(rows, key=lambda row: (place[row["borrower"]], place[row["lender"]]))
+
+
+def _left_out(gained: pd.DataFrame) -> pd.Series:
+    return (gained["against"] == AGAINST_WITHOUT) & (gained["task"] != ALL_TASKS)
+
+
+def _from_gains(gained: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = gained[_left_out(gained)].rename(columns={"task": "borrower", "other": "lender"})
+    place = {name: number for number, name in enumerate(dict.fromkeys(gained["task"]))}
+    rows = rows.assign(kind=WITHOUT).sort_values(
+        ["borrower", "lender"], key=lambda names: names.map(place)
+    )
+    columns = ["borrower", "lender", "kind", "samples", "gain", "se"]
+    return rows[columns].to_dict("records")
