@@ -476,16 +476,12 @@ class NestedWeights(WeightsPosterior):
     def _step(
         self, batch: Batch, representations: dist.TorchDistribution, likelihood: Likelihood
     ) -> None:
-        rate = self.next_rate(likelihood)
-        # Before the first step the posterior says nothing that parameters could be fitted to.
-        own_rate = rate if int(self.steps) else 0.0
-        self.move(self.seen(batch, representations, likelihood, own_rate), rate)
-
-    def next_rate(self, likelihood: Likelihood) -> float:
-        """The share of the way to what the rows say that sites go in the next step."""
         step = int(self.steps)
         exact = step == 0 or likelihood.sites_are_exact
-        return 1.0 if exact else max(self.rate, min(0.7, 6 / step))
+        rate = 1.0 if exact else max(self.rate, min(0.7, 6 / step))
+        # Before the first step the posterior says nothing that parameters could be fitted to.
+        own_rate = rate if step else 0.0
+        self.move(self.seen(batch, representations, likelihood, own_rate), rate)
 
     @torch.no_grad()
     def seen(
