@@ -211,6 +211,25 @@ def test_what_is_sent_is_sums_over_rows() -> None:
     assert message.tensors["classifier.precision"].shape[0] == 1
 
 
+@pytest.mark.parametrize("kind", ["regression", "binary"])
+def test_one_row_is_read_off_its_evidence(kind: Kind) -> None:
+    """As docs/sharing.md says."""
+    model = _agreed(kind)
+    train = _drawn(kind).train
+    one = train.subset(train.indices("task 0")[:1]).select(["task 0"])
+    asked = pv.request(model, "task 0")
+    sites = pv.evidence(one, asked).sites
+    x = sites.precision[0, 0, -1, :-1] / sites.precision[0, 0, -1, -1]
+    encoder = asked.vmtl.encoder
+    x = x * encoder.get_buffer("scale") + encoder.get_buffer("loc")
+    torch.testing.assert_close(x, one.x[0].double(), atol=1e-5, rtol=1e-5)
+    if kind == "regression":
+        likelihood = asked.vmtl.likelihood
+        y = sites.shift[0, :, -1] * likelihood.get_buffer("target_scale")
+        y = y + likelihood.get_buffer("target_loc")
+        torch.testing.assert_close(y, one.y.double(), atol=1e-5, rtol=1e-5)
+
+
 class TestTables:
     @staticmethod
     def _table() -> pd.DataFrame:
