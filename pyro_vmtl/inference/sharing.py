@@ -49,6 +49,7 @@ from pyro_vmtl.model.priors.gibbs import Evidence
 __all__ = ["agree", "evidence", "join", "request"]
 
 _ROUNDING = 1e-6  # of the largest eigenvalue of what a task's rows say
+_RATE = 0.7  # of a round; at 1, places that all answer at once may swing
 _STEPS = 100  # of a place's own sites, what the others say held fixed
 _TOLERANCE = 1e-6  # of a site's change in a step, in units of the site
 
@@ -195,9 +196,9 @@ def evidence(rows: TaskSet, model: FittedVMTL | TaskRequest) -> TaskEvidence:
 def join(evidence: Sequence[TaskEvidence], model: FittedVMTL) -> FittedVMTL:
     """The model that knows what the rows of all places say, from their evidence alone.
 
-    The sites become those of the evidence, and partition and scales are drawn anew given them. The
-    model predicts, says relatedness, is saved and loaded as one that was fitted to the rows, and
-    can ask again.
+    The sites go to those of the evidence, after the first round a share of the way, and partition
+    and scales are drawn anew given them. The model predicts, says relatedness, is saved and loaded
+    as one that was fitted to the rows, and can ask again.
 
     Its ``history`` has a row for every round: the number of ``tasks``, the ``bytes`` of the
     evidence as files, and how far it ``moved`` the posterior means, in posterior standard
@@ -220,7 +221,7 @@ def join(evidence: Sequence[TaskEvidence], model: FittedVMTL) -> FittedVMTL:
     weights, likelihood = nested(vmtl, model.settings)[0], vmtl.likelihood
     first = not int(weights.steps)
     before = averaged(weights.by_draw())
-    weights.move(sites, 1.0)  # damped where the rows are
+    weights.move(sites, 1.0 if first or likelihood.sites_are_exact else _RATE)
     after = averaged(weights.by_draw())
     sd = after.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
     moved = float(((after.loc - before.loc) / sd.clamp_min(1e-12)).abs().max())
