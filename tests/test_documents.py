@@ -197,6 +197,18 @@ def test_the_table_of_ordered_classes_is_the_summary_of_its_results() -> None:
     assert (nll["pyro_vmtl"] == nll["pyro_vmtl, ordinal"]).all()
 
 
+def test_the_table_of_sharing_is_the_summary_of_its_results() -> None:
+    sharing = _benchmark("sharing")
+    said = sharing.summary(pd.read_csv(RESULTS / "sharing.csv")).splitlines()
+    text = (ROOT / "docs" / "sharing.md").read_text()
+    rows = [
+        line for line in text.splitlines() if re.match(rf"\| ({'|'.join(sharing.WORLDS)}) ", line)
+    ]
+    assert len(rows) >= 12
+    for row in rows:
+        assert row in said, row
+
+
 def _alike(said: str, printed: str) -> bool:
     """Whether two texts have the same words, and numbers that Monte Carlo error can tell apart."""
     pairs = list(zip(said.split(), printed.split(), strict=False))

@@ -26,6 +26,8 @@ from pyro_vmtl.data.mnist import rotated_mnist
 from pyro_vmtl.data.networks import FrozenNetwork, frozen_network
 from pyro_vmtl.data.preparation import TablePreparation
 from pyro_vmtl.data.splits import TaskSplits, split_tasks
+from pyro_vmtl.data.summaries import TaskSummary, common_columns, summary
+from pyro_vmtl.data.sums import ColumnSums, TargetSums
 from pyro_vmtl.data.tables import read_rows, read_table, split_table
 from pyro_vmtl.data.task_set import TaskSet
 from pyro_vmtl.data.views import attention_views
@@ -35,6 +37,7 @@ __all__ = [
     "DOMAINS",
     "IMAGE_SHAPE",
     "Batch",
+    "ColumnSums",
     "FrozenNetwork",
     "ImageData",
     "ImageReport",
@@ -42,13 +45,16 @@ __all__ = [
     "ImageTransform",
     "TableColumns",
     "TablePreparation",
+    "TargetSums",
     "TaskBatches",
     "TaskSet",
     "TaskSplits",
+    "TaskSummary",
     "Views",
     "attention_views",
     "cluster_weights",
     "clusters",
+    "common_columns",
     "digit_domains",
     "domainnet",
     "extract_features",
@@ -65,4 +71,5 @@ __all__ = [
     "rotated_mnist",
     "split_table",
     "split_tasks",
+    "summary",
 ]

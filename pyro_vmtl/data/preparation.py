@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -13,6 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from pyro_vmtl.data.cells import Cells, Kind, Notation, read_cells, row_name
+from pyro_vmtl.data.sums import ColumnSums
 from pyro_vmtl.errors import InputError
 
 __all__ = ["Feature", "Gaps", "TablePreparation", "prepared"]
@@ -48,23 +50,17 @@ class Feature:
     gaps: float = 0.0
 
     @classmethod
-    def learn(cls, cells: Cells) -> Feature:
-        """What there is to be known of a column, from the training rows."""
-        count = max(1, len(cells.codes))
-        gaps = float(cells.missing.sum()) / count if cells.missing.sum() > 1 else 0.0
-        if cells.kind == "text":
-            found = Counter(cells.texts[~cells.missing].tolist())
-            least = 1 if len(found) == 2 else 2
-            levels = tuple(sorted(level for level, number in found.items() if number >= least))
-            shares = tuple(found[level] / count for level in levels)
-            return cls(cells.name, cells.kind, levels=levels, shares=shares, gaps=gaps)
-        known = cells.numbers[~cells.missing]
-        # The mean of equal numbers may differ from them in the last digit: it is by looking that a
-        # column is seen to be constant.
-        if not len(known) or (known == known[0]).all():
-            return cls(cells.name, cells.kind, mean=float(known[0]) if len(known) else 0, gaps=gaps)
-        deviation = 0.5 if np.isin(known, (0.0, 1.0)).all() else float(known.std())
-        return cls(cells.name, cells.kind, float(known.mean()), deviation, gaps=gaps)
+    def learn(cls, sums: ColumnSums) -> Feature:
+        """What there is to be known of a column, from sums over the training rows."""
+        rows = max(1, sums.rows)
+        gaps = sums.missing / rows if sums.missing > 1 else 0.0
+        if sums.kind == "text":
+            least = 1 if len(sums.levels) == 2 else 2
+            kept = sorted(level for level in sums.levels if level[1] >= least)
+            levels, shares = tuple(text for text, _ in kept), tuple(n / rows for _, n in kept)
+            return cls(sums.name, sums.kind, levels=levels, shares=shares, gaps=gaps)
+        deviation = 0.5 if sums.binary and sums.variance else math.sqrt(sums.variance)
+        return cls(sums.name, sums.kind, sums.mean, deviation, gaps=gaps)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -149,10 +145,10 @@ class TablePreparation(TransformerMixin, BaseEstimator):
         """
         if self.gaps not in ("impute", "refuse"):
             raise InputError(f"gaps is {self.gaps!r}; expected 'impute' or 'refuse'.")
-        columns = self._cells(table, X, {})
+        columns = self.cells(X, table)
         features, notes = [], []
         for cells in columns:
-            feature = Feature.learn(cells)
+            feature = Feature.learn(ColumnSums.of(cells))
             distinct, known = len(np.unique(cells.codes[cells.codes >= 0])), (~cells.missing).sum()
             if cells.kind == "text" and distinct > max(_FEW, _IDENTIFIES * known):
                 notes.append(
@@ -205,7 +201,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):
         """The inputs, ``[N, D]`` float64."""
         check_is_fitted(self, "inputs_")
         kinds = {feature.name: feature.kind for feature in self.features_}
-        columns = self._cells(table, X[list(kinds)], kinds)
+        columns = self.cells(X[list(kinds)], table, kinds)
         return prepared(self.features_, self.inputs_, columns)
 
     def get_feature_names_out(self, input_features: object = None) -> _Array:
@@ -213,11 +209,17 @@ class TablePreparation(TransformerMixin, BaseEstimator):
         check_is_fitted(self, "inputs_")
         return np.array(self.inputs_, dtype=object)
 
-    def _cells(self, table: str, frame: pd.DataFrame, kinds: dict[str, Kind]) -> list[Cells]:
+    def cells(
+        self, frame: pd.DataFrame, table: str = "the table", kinds: Mapping[str, Kind] | None = None
+    ) -> list[Cells]:
+        """The cells of these columns, read as they are in a fit.
+
+        :param kinds: of the columns, where they are known.
+        """
         notation = Notation(self.decimal, self.thousands, tuple(self.missing))
         found = []
         for name in frame.columns:
-            kind = "text" if name in self.categories else kinds.get(name)
+            kind = "text" if name in self.categories else (kinds or {}).get(name)
             cells = read_cells(table, frame[name], notation, kind)
             if self.gaps == "refuse" and cells.missing.any():
                 row = int(cells.missing.argmax())

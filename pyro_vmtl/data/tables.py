@@ -20,7 +20,15 @@ from pyro_vmtl.data.table_targets import Target, outcome_doubts, read_target, un
 from pyro_vmtl.data.task_set import TaskSet
 from pyro_vmtl.errors import InputError
 
-__all__ = ["FromTable", "Table", "read_rows", "read_table", "split_table"]
+__all__ = [
+    "FromTable",
+    "Table",
+    "TableRows",
+    "read_rows",
+    "read_table",
+    "split_table",
+    "training_rows",
+]
 
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -104,7 +112,7 @@ def read_table(
     :raises InputError: for a file, column, row or value that will not do, and which.
     """
     preparation = TablePreparation(gaps, _listed(categories), decimal, thousands, _listed(missing))
-    rows = _training_rows(
+    rows = training_rows(
         *(path, task, target, features, classes, regression),
         *(leave_out, preparation, separator, encoding),
     )
@@ -147,7 +155,7 @@ def split_table(
     """
     own = [name for name in (part, groups) if name is not None]
     preparation = TablePreparation(gaps, _listed(categories), decimal, thousands, _listed(missing))
-    rows = _training_rows(
+    rows = training_rows(
         *(path, task, target, features, classes, regression),
         *(leave_out, preparation, separator, encoding, own),
     )
@@ -225,7 +233,7 @@ def read_rows(
         target = Target(np.full(shape, np.nan), None, "")
     else:
         target = Target(np.full(len(frame), -1), like.classes, "")
-    found = _Rows(frame, table, columns.task, tasks, known, columns.targets, target)
+    found = TableRows(frame, table, columns.task, tasks, known, columns.targets, target)
     x = columns.prepare(frame, table)
     return replace(found.task_set(x, np.arange(len(frame))), outputs=like.outputs, columns=columns)
 
@@ -244,7 +252,7 @@ def _columns_of(like: object) -> TableColumns:
 
 
 @dataclass(eq=False)
-class _Rows:
+class TableRows:
     """The rows of a table before they are parted.
 
     :ivar tasks: the name of every row's task, ``[N]``.
@@ -332,7 +340,7 @@ def _inputs_sentence(fitted: TablePreparation) -> str:
     return f"{len(names)} input{'s' if len(names) > 1 else ''}: {shown}."
 
 
-def _training_rows(
+def training_rows(
     path: Table,
     task: str | Sequence[str],
     target: str | Sequence[str],
@@ -344,7 +352,7 @@ def _training_rows(
     separator: str | None,
     encoding: str | None,
     own: Sequence[str] = (),
-) -> _Rows:
+) -> TableRows:
     """The rows of a table, and what its columns are; ``own`` are columns of another use."""
     tasks, targets = _listed(task), _listed(target)
     if not targets:
@@ -384,7 +392,7 @@ def _training_rows(
             f" Of {len(frame)} rows {partial} have some of the targets and not all: each target is "
             "used where it is known."
         )
-    return _Rows(
+    return TableRows(
         frame,
         table,
         tasks,

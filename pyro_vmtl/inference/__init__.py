@@ -1,8 +1,9 @@
 """Inference: schedules, training, prediction, metrics, and saved models."""
 
-from pyro_vmtl.inference.counted_evidence import evidence
+from pyro_vmtl.inference.counted_evidence import times_counted
 from pyro_vmtl.inference.diagnostics import diagnose, explain
 from pyro_vmtl.inference.elbo import ELBOParts, elbo_parts, task_losses
+from pyro_vmtl.inference.exchange import TaskEvidence, TaskRequest
 from pyro_vmtl.inference.fit import FittedVMTL, build, fit
 from pyro_vmtl.inference.metrics import (
     calibration_range,
@@ -21,6 +22,7 @@ from pyro_vmtl.inference.schedules import (
     Schedule,
     Stairs,
 )
+from pyro_vmtl.inference.sharing import agree, evidence, join, request
 from pyro_vmtl.inference.temperature_scaling import ScaledVMTL, scale_temperature
 from pyro_vmtl.inference.training import TrainingModule, TrainingSettings
 from pyro_vmtl.inference.weighting import (
@@ -41,9 +43,12 @@ __all__ = [
     "ScaledVMTL",
     "Schedule",
     "Stairs",
+    "TaskEvidence",
+    "TaskRequest",
     "TrainingModule",
     "TrainingSettings",
     "UncertaintyWeighting",
+    "agree",
     "build",
     "calibration_range",
     "classification_metrics",
@@ -53,12 +58,15 @@ __all__ = [
     "explain",
     "fit",
     "in_parallel",
+    "join",
     "load",
     "metrics_per_task",
     "predict",
     "regression_metrics",
+    "request",
     "save",
     "scale_temperature",
     "shared_parameters",
     "task_losses",
+    "times_counted",
 ]

@@ -23,7 +23,7 @@ from pyro_vmtl.model import (
     with_bias,
 )
 
-__all__ = ["evidence"]
+__all__ = ["times_counted"]
 
 _DRAWS = 8
 _DROPOUT = (
@@ -38,7 +38,7 @@ _Information = dict[str, Tensor]
 
 
 @torch.no_grad()
-def evidence(vmtl: VMTL, batch: Batch) -> dict[str, float]:
+def times_counted(vmtl: VMTL, batch: Batch) -> dict[str, float]:
     r"""Precisions that posteriors have beyond their prior's, over what data add to them.
 
     What a task's data add to the precision of a weight is their Fisher information, expected over

@@ -8,7 +8,7 @@ import torch
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import RelatednessGates, RelatednessWeights
-from pyro_vmtl.inference.counted_evidence import evidence
+from pyro_vmtl.inference.counted_evidence import times_counted
 from pyro_vmtl.inference.noise import fixed_noise
 from pyro_vmtl.model import SITES, VMTL, Borrowing, evaluating
 
@@ -69,7 +69,7 @@ def diagnose(vmtl: VMTL, batch: Batch) -> dict[str, float]:
       deviations of N(0, I);
     - ``weights_evidence``: how often the tasks' posteriors have counted the data of all tasks,
       ``lenders_evidence``: how often anchored lenders have counted those of their own; the same of
-      tasks' own encoder layers (:func:`pyro_vmtl.inference.counted_evidence.evidence`);
+      tasks' own encoder layers (:func:`pyro_vmtl.inference.times_counted`);
     - ``relatedness_<site>_information``: what relatedness has learned: the KL divergence of its
       probabilities from those it started with, in nats per task (of gates: per gate);
     - ``relatedness_<site>_softness``: of the relaxed draws, E[sum a (1 - a)] over sum p (1 - p),
@@ -94,7 +94,7 @@ def diagnose(vmtl: VMTL, batch: Batch) -> dict[str, float]:
     }
     with fixed_noise(0, loc.device), evaluating(vmtl):
         law = vmtl.encoder(batch.x)
-        numbers |= evidence(vmtl, batch)
+        numbers |= times_counted(vmtl, batch)
         for site in vmtl.borrowing:
             borrowing = vmtl.borrowing[site]
             assert isinstance(borrowing, Borrowing)

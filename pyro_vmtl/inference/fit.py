@@ -54,7 +54,7 @@ from pyro_vmtl.model import (
     assemble,
 )
 
-__all__ = ["FittedVMTL", "build", "fit"]
+__all__ = ["FittedVMTL", "build", "fit", "lacking_a_class"]
 
 # The options of lightning.Trainer, and those that are not the user's to set.
 _TRAINER = set(inspect.signature(lightning.Trainer).parameters)
@@ -159,7 +159,7 @@ class FittedVMTL:
             if not size
         ]
         seen = [name for name, size in zip(tasks.names, sizes, strict=True) if size]
-        sentences += _lacking_a_class(tasks.select(seen)) if seen else []
+        sentences += lacking_a_class(tasks.select(seen)) if seen else []
         return replace(
             self,
             vmtl=add_tasks(self.vmtl, self.settings, tasks, seed),
@@ -523,7 +523,7 @@ def _fitted(
     notes: tuple[str, ...] = (),
 ) -> FittedVMTL:
     sentences = [*explain(diagnose(vmtl, batch), vmtl), *vmtl.encoder.sentences(), *sentences]
-    sentences += _lacking_a_class(tasks)
+    sentences += lacking_a_class(tasks)
     if isinstance(vmtl.classifier, NestedWeights):
         sentences += vmtl.classifier.sentences()
     else:
@@ -578,7 +578,7 @@ def _check_options(options: dict[str, Any]) -> None:
             raise InputError(f"fit was given {name}, {why}; expected one of {expected}")
 
 
-def _lacking_a_class(tasks: TaskSet) -> list[str]:
+def lacking_a_class(tasks: TaskSet) -> list[str]:
     """A sentence where a task has no training sample of a class that others have."""
     if not tasks.is_classification:
         return []

@@ -24,7 +24,7 @@ from pyro_vmtl.model import (
 from pyro_vmtl.model.priors.joining import candidates, with_site, without
 from pyro_vmtl.model.priors.nested import Nested
 
-__all__ = ["add_tasks", "forget_rows", "forget_task"]
+__all__ = ["add_tasks", "forget_rows", "forget_task", "nested", "resized"]
 
 _ROUNDING = 1e-6  # of the largest eigenvalue of what a task's rows say together
 
@@ -38,7 +38,7 @@ def add_tasks(vmtl: VMTL, settings: Settings, tasks: TaskSet, seed: int = 0) -> 
     :param seed: of the clusters and the noise that are drawn for them.
     :raises InputError: where the model has no draws that a task could join.
     """
-    weights, pool = _nested(vmtl, settings)
+    weights, pool = nested(vmtl, settings)
     if pool.known is not None:
         raise InputError(
             f"the pool's known is {pool.known}, the clusters of the tasks that were fitted, and "
@@ -50,7 +50,7 @@ def add_tasks(vmtl: VMTL, settings: Settings, tasks: TaskSet, seed: int = 0) -> 
             "expected one that was fitted to two tasks or more, or a fit of all tasks"
         )
     with all_noise(seed), evaluating(vmtl):
-        out = _resized(vmtl, settings, vmtl.num_tasks + tasks.num_tasks, tasks.input_shape)
+        out = resized(vmtl, settings, vmtl.num_tasks + tasks.num_tasks, tasks.input_shape)
         batch = tasks.dense().to(vmtl.device)
         law = vmtl.encoder(batch.x)
         # Where z is random the sites are averaged over some draws of it, as in a fit.
@@ -84,7 +84,7 @@ def forget_task(
     :param task: the number of the task.
     :raises InputError: where tasks cannot be told apart, or no other would be left.
     """
-    weights, pool = _nested(vmtl, settings)
+    weights, pool = nested(vmtl, settings)
     if vmtl.num_tasks == 1:
         raise InputError("the model has a single task; expected another that remains")
     if pool.known is not None:
@@ -92,7 +92,7 @@ def forget_task(
         pool.known = [k for t, k in enumerate(pool.known or []) if t != task]
         settings = dataclasses.replace(settings, pool=pool)
     with all_noise(0):
-        out = _resized(vmtl, settings, vmtl.num_tasks - 1, input_shape)
+        out = resized(vmtl, settings, vmtl.num_tasks - 1, input_shape)
     assert isinstance(out.classifier, NestedWeights)
     evidence, draws = without(weights.evidence, weights.draws, task)
     _, chains = without(weights.evidence, weights.chains, task)
@@ -108,7 +108,7 @@ def forget_rows(vmtl: VMTL, settings: Settings, rows: TaskSet) -> VMTL:
     :param rows: of its tasks, as they were trained on.
     :raises InputError: where tasks cannot be told apart, or they were not trained on these rows.
     """
-    weights, _ = _nested(vmtl, settings)
+    weights, _ = nested(vmtl, settings)
     batch = rows.dense().to(vmtl.device)
     with all_noise(0), evaluating(vmtl):
         features = with_bias(vmtl.encoder(batch.x).mean.double(), weights.event_shape[-1])
@@ -141,7 +141,7 @@ def forget_rows(vmtl: VMTL, settings: Settings, rows: TaskSet) -> VMTL:
     return out
 
 
-def _nested(vmtl: VMTL, settings: Settings) -> tuple[NestedWeights, Nested]:
+def nested(vmtl: VMTL, settings: Settings) -> tuple[NestedWeights, Nested]:
     """The weights and their prior, where nothing else of the model belongs to single tasks."""
     weights = vmtl.classifier
     if not isinstance(weights, NestedWeights):
@@ -167,7 +167,7 @@ def _nested(vmtl: VMTL, settings: Settings) -> tuple[NestedWeights, Nested]:
     return weights, weights.pool
 
 
-def _resized(vmtl: VMTL, settings: Settings, num_tasks: int, input_shape: tuple[int, ...]) -> VMTL:
+def resized(vmtl: VMTL, settings: Settings, num_tasks: int, input_shape: tuple[int, ...]) -> VMTL:
     """The same model for another number of tasks, whose weights are still to be taken."""
     likelihood = vmtl.likelihood
     is_classification = likelihood.num_classes > 0

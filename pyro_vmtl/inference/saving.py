@@ -22,7 +22,7 @@ from pyro_vmtl.inference.noise import all_noise
 from pyro_vmtl.inference.temperature_scaling import ScaledVMTL
 from pyro_vmtl.model import SITES, NestedWeights, assemble, from_plain, to_plain
 
-__all__ = ["load", "save"]
+__all__ = ["described", "load", "read_sizes", "read_texts", "save"]
 
 _FORMAT = 1
 _SCALING = ("temperature", "samples", "own", "scaling_warnings")
@@ -60,23 +60,7 @@ def save(fitted: FittedVMTL, path: str | Path, overwrite: bool = False) -> Path:
         tensors = {k: v.detach().cpu().contiguous() for k, v in fitted.vmtl.state_dict().items()}
         packed = pack(tensors)
         (draft / _TENSORS).write_bytes(packed)
-        description: dict[str, Any] = {
-            "format": _FORMAT,
-            "settings": to_plain(fitted.settings),
-            "names": fitted.names,
-            "classes": fitted.classes,
-            "outputs": fitted.outputs,
-            "input_shape": fitted.input_shape,
-            "columns": None if fitted.columns is None else fitted.columns.to_plain(),
-            "tempering": fitted.vmtl.tempering,
-            "warnings": fitted.warnings,
-            "notes": fitted.notes,
-            "digest": hashlib.sha256(packed).hexdigest(),
-        }
-        if isinstance(fitted, ScaledVMTL):
-            errors = [None if math.isnan(error) else error for error in fitted.standard_error]
-            scaling = {name: getattr(fitted, name) for name in _SCALING}
-            description["scaling"] = scaling | {"standard_error": errors}
+        description = described(fitted) | {"digest": hashlib.sha256(packed).hexdigest()}
         (draft / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
         if path.exists():
             old = draft.with_name(f"{draft.name}-old")
@@ -89,6 +73,27 @@ def save(fitted: FittedVMTL, path: str | Path, overwrite: bool = False) -> Path:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return path
+
+
+def described(fitted: FittedVMTL) -> dict[str, Any]:
+    """All of a model but its tensors and its history, as JSON can hold it."""
+    description: dict[str, Any] = {
+        "format": _FORMAT,
+        "settings": to_plain(fitted.settings),
+        "names": fitted.names,
+        "classes": fitted.classes,
+        "outputs": fitted.outputs,
+        "input_shape": fitted.input_shape,
+        "columns": None if fitted.columns is None else fitted.columns.to_plain(),
+        "tempering": fitted.vmtl.tempering,
+        "warnings": fitted.warnings,
+        "notes": fitted.notes,
+    }
+    if isinstance(fitted, ScaledVMTL):
+        errors = [None if math.isnan(error) else error for error in fitted.standard_error]
+        scaling = {name: getattr(fitted, name) for name in _SCALING}
+        description["scaling"] = scaling | {"standard_error": errors}
+    return description
 
 
 def load(path: str | os.PathLike[str], **own: Any) -> FittedVMTL:
@@ -120,16 +125,16 @@ def load(path: str | os.PathLike[str], **own: Any) -> FittedVMTL:
         )
     with _read(folder / _DESCRIPTION, "is not the description of a saved model"):
         names, classes, outputs = (
-            _texts(description, key) for key in ("names", "classes", "outputs")
+            read_texts(description, key) for key in ("names", "classes", "outputs")
         )
         if not names or (classes is None and outputs is None):
             raise ValueError("it has no tasks, or neither classes nor outputs")
-        input_shape = _sizes(description["input_shape"])
+        input_shape = read_sizes(description["input_shape"])
         tempering = {site: float(description["tempering"][site]) for site in SITES}
         if not all(math.isfinite(weight) and weight >= 0 for weight in tempering.values()):
             raise ValueError(f"the KL weights are {tempering}")
-        sentences = _texts(description, "warnings") or ()
-        notes = _texts(description, "notes") or ()
+        sentences = read_texts(description, "warnings") or ()
+        notes = read_texts(description, "notes") or ()
         settings = from_plain(description["settings"], **own)
         plain = description.get("columns")  # models of earlier versions do not say
         columns = None if plain is None else TableColumns.from_plain(plain)
@@ -193,7 +198,7 @@ def _read(file: Path, complaint: str) -> Iterator[None]:
         ) from error
 
 
-def _texts(description: dict[str, Any], key: str) -> tuple[str, ...] | None:
+def read_texts(description: dict[str, Any], key: str) -> tuple[str, ...] | None:
     """A list of different texts, or None."""
     texts = description.get(key, []) if key == "notes" else description[key]
     if texts is None:
@@ -205,7 +210,8 @@ def _texts(description: dict[str, Any], key: str) -> tuple[str, ...] | None:
     return tuple(texts)
 
 
-def _sizes(sizes: Any) -> tuple[int, ...]:
+def read_sizes(sizes: Any) -> tuple[int, ...]:
+    """The shape of a sample."""
     whole = isinstance(sizes, list) and all(type(size) is int and size > 0 for size in sizes)
     if not whole or not sizes:
         raise ValueError(f"input_shape is {sizes!r}")

@@ -49,6 +49,18 @@ class Encoder(nn.Module):
         :param centre: whether means are subtracted; without a bias they should not be.
         """
 
+    def learn_from_sums(self, mean: Tensor, variance: Tensor, centre: bool = True) -> None:
+        """The same, where nothing but the moments of every input is known, ``[D]`` each.
+
+        :raises InputError: where :meth:`learn_from` takes more than these.
+        """
+        if type(self).learn_from is not Encoder.learn_from:
+            raise InputError(
+                f"the encoder is a {type(self).__name__}, which takes more from the inputs than "
+                "their means and variances; expected Identity(), or an encoder that was trained "
+                "elsewhere"
+            )
+
     def layer(self) -> Gaussians | None:
         """q(Phi) of a Bayesian layer whose KL is paid once, ``[1 or T, in + 1, d_z]``, or None."""
         return None
@@ -89,6 +101,14 @@ class IdentityEncoder(Encoder):
         if centre:
             self.loc.copy_(torch.where(varies, x.mean(0), x[0]))
         self.scale.copy_(torch.where(varies, x.std(0, correction=0), torch.ones_like(self.loc)))
+
+    def learn_from_sums(self, mean: Tensor, variance: Tensor, centre: bool = True) -> None:
+        if type(self).learn_from is not IdentityEncoder.learn_from:
+            super().learn_from_sums(mean, variance, centre)
+        elif self.standardises:
+            if centre:
+                self.loc.copy_(mean)
+            self.scale.copy_(torch.where(variance > 0, variance.sqrt(), 1.0))
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         z = x.flatten(2)

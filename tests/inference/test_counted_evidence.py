@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pyro_vmtl.data import Batch
-from pyro_vmtl.inference import evidence
+from pyro_vmtl.inference import times_counted
 from pyro_vmtl.inference.counted_evidence import _curvatures
 from pyro_vmtl.model import (
     MLP,
@@ -88,9 +88,11 @@ class TestOfWeights:
         vmtl.tempering["weights"] = kl_weight
         own = _own(batch, bias) / kl_weight
         _set(vmtl, torch.zeros(1), (1 + own).rsqrt())
-        assert evidence(vmtl, batch) == {"weights_evidence": pytest.approx(1 / num_tasks, rel=1e-4)}
+        assert times_counted(vmtl, batch) == {
+            "weights_evidence": pytest.approx(1 / num_tasks, rel=1e-4)
+        }
         _set(vmtl, torch.zeros(1), (1 + own.sum(0, keepdim=True)).rsqrt())
-        assert evidence(vmtl, batch)["weights_evidence"] == pytest.approx(1, rel=1e-4)
+        assert times_counted(vmtl, batch)["weights_evidence"] == pytest.approx(1, rel=1e-4)
 
     def test_of_a_classifier_is_that_of_its_mean_curvature(self) -> None:
         vmtl = assemble(Settings(Identity(), Standard(), bias=False), 2, 2, (3,), True)
@@ -98,23 +100,23 @@ class TestOfWeights:
         # At weights of 0 every probability is 1/2, and the curvature 1/4.
         own = 0.25 * x.square().sum(1, keepdim=True)
         _set(vmtl, torch.zeros(1), (1 + own).rsqrt())
-        assert evidence(vmtl, _batch(x))["weights_evidence"] == pytest.approx(0.5, rel=0.05)
+        assert times_counted(vmtl, _batch(x))["weights_evidence"] == pytest.approx(0.5, rel=0.05)
 
     def test_scales_a_minibatch_up_to_the_whole(self) -> None:
         vmtl, batch = _regression(2)
-        whole = evidence(vmtl, batch)["weights_evidence"]
+        whole = times_counted(vmtl, batch)["weights_evidence"]
         batch.scale = torch.full_like(batch.scale, 4.0)
-        assert evidence(vmtl, batch)["weights_evidence"] == pytest.approx(whole / 4, rel=1e-4)
+        assert times_counted(vmtl, batch)["weights_evidence"] == pytest.approx(whole / 4, rel=1e-4)
 
     def test_is_left_out_where_it_means_nothing(self) -> None:
         vmtl, batch = _regression(2)
         vmtl.tempering["weights"] = 0.0
-        assert evidence(vmtl, batch) == {}
+        assert times_counted(vmtl, batch) == {}
         vmtl.tempering["weights"] = 1.0
         batch.mask = torch.zeros_like(batch.mask)
-        assert evidence(vmtl, batch) == {}
+        assert times_counted(vmtl, batch) == {}
         point = assemble(Settings(Identity(), Standard(), classifier="point"), 2, 2, (3,), True)
-        assert evidence(point, _batch(torch.randn(2, 4, 3))) == {}
+        assert times_counted(point, _batch(torch.randn(2, 4, 3))) == {}
 
 
 class TestOfLenders:
@@ -124,13 +126,13 @@ class TestOfLenders:
         vmtl.tempering["weights"] = kl_weight
         own = _own(batch) / kl_weight
         _set(vmtl.programs()[1], torch.zeros(1), (1 + own).rsqrt())
-        assert evidence(vmtl, batch)["lenders_evidence"] == pytest.approx(1, rel=1e-4)
+        assert times_counted(vmtl, batch)["lenders_evidence"] == pytest.approx(1, rel=1e-4)
         _set(vmtl.programs()[1], torch.zeros(1), (1 + 5 * own).rsqrt())
-        assert evidence(vmtl, batch)["lenders_evidence"] == pytest.approx(5, rel=1e-4)
+        assert times_counted(vmtl, batch)["lenders_evidence"] == pytest.approx(5, rel=1e-4)
 
     def test_that_are_the_tasks_themselves_have_none(self) -> None:
         vmtl, batch = _regression(4, Mixture(), Recursive)
-        assert set(evidence(vmtl, batch)) == {"weights_evidence"}
+        assert set(times_counted(vmtl, batch)) == {"weights_evidence"}
 
     def test_was_learned_where_the_lenders_were(self) -> None:
         """A task that is sure of its answers learns nothing from its own data, and may borrow."""
@@ -142,7 +144,7 @@ class TestOfLenders:
         _set(anchor, torch.zeros(1), (1 + own).rsqrt())
         others = own.sum(0, keepdim=True) - own
         _set(vmtl, torch.tensor(1e4), (1 + others).rsqrt())
-        numbers = evidence(vmtl, _batch(x))
+        numbers = times_counted(vmtl, _batch(x))
         assert numbers["weights_evidence"] == pytest.approx(1, rel=0.1)
         assert numbers["lenders_evidence"] == pytest.approx(1, rel=0.1)
 
@@ -153,7 +155,7 @@ class TestOfLenders:
         own = _own(batch)
         others = own.sum(0, keepdim=True) - own
         _set(vmtl, torch.zeros(1), (1 / 0.5**2 + own + 3 * others).rsqrt())
-        assert evidence(vmtl, batch)["weights_evidence"] == pytest.approx(1, rel=1e-4)
+        assert times_counted(vmtl, batch)["weights_evidence"] == pytest.approx(1, rel=1e-4)
 
 
 class TestWithDropout:
@@ -170,7 +172,7 @@ class TestWithDropout:
         batch = _batch(x, torch.randn(2, 2000))
         _set(vmtl, torch.zeros(1), (1 + _own(batch) / (1 - share)).rsqrt())
         for mode in (True, False):
-            numbers = evidence(vmtl.train(mode), batch)
+            numbers = times_counted(vmtl.train(mode), batch)
             assert numbers["weights_evidence"] == pytest.approx(0.5, rel=0.03)
 
     @pytest.mark.parametrize("is_training", [True, False])
@@ -190,7 +192,7 @@ class TestWithDropout:
             torch.manual_seed(3)
             first = vmtl.encoder(batch.x).mean
             vmtl.load_state_dict(before)
-            evidence(vmtl, batch)
+            times_counted(vmtl, batch)
             assert all(value.equal(before[name]) for name, value in vmtl.state_dict().items())
             assert all(part.training == is_training for part in vmtl.modules())
             torch.manual_seed(3)
@@ -223,7 +225,7 @@ class TestOfLayers:
         own = own / kl_weight
         _set(vmtl.programs()[1], torch.zeros(1), (1 + own).rsqrt(), "encoder")
         _set(vmtl, torch.zeros(1), (1 + own.sum(0, keepdim=True)).rsqrt(), "encoder")
-        numbers = evidence(vmtl, batch)
+        numbers = times_counted(vmtl, batch)
         assert numbers["lenders_layers_evidence"] == pytest.approx(1, rel=0.03)
         assert numbers["layers_evidence"] == pytest.approx(1, rel=0.03)
         assert "lenders_evidence" not in numbers  # of the weights nobody lends
@@ -231,11 +233,11 @@ class TestOfLayers:
     def test_is_there_only_where_tasks_have_layers_of_their_own(self) -> None:
         vmtl, batch, own = self._model(Recursive, Mixture())
         _set(vmtl, torch.zeros(1), (1 + own).rsqrt(), "encoder")
-        numbers = evidence(vmtl, batch)
+        numbers = times_counted(vmtl, batch)
         assert numbers["layers_evidence"] == pytest.approx(1 / 3, rel=0.03)
         assert set(numbers) == {"weights_evidence", "layers_evidence"}
         shared = assemble(Settings(BayesianLinear(2), Standard()), 3, 2, (4,), True)
-        assert set(evidence(shared, _batch(torch.randn(3, 5, 4)))) == {"weights_evidence"}
+        assert set(times_counted(shared, _batch(torch.randn(3, 5, 4)))) == {"weights_evidence"}
 
 
 @given(

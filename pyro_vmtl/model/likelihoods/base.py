@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 
-from pyro_vmtl.data import Batch, TaskSet
+from pyro_vmtl.data import Batch, TargetSums, TaskSet
 from pyro_vmtl.errors import InputError
 
 __all__ = [
@@ -196,6 +196,20 @@ class Likelihood(nn.Module):
         :param centre: whether their mean is taken out; without a bias it should not be.
         """
 
+    def learn_from_sums(self, sums: TargetSums, centre: bool = True) -> None:
+        """The same as :meth:`learn_from`, where nothing but sums over the targets is known.
+
+        :param sums: over labelled targets.
+        :param centre: as there.
+        :raises InputError: where :meth:`learn_from` takes more than sums.
+        """
+        if type(self).learn_from is not Likelihood.learn_from:
+            name = type(self).__name__.removesuffix("Likelihood")
+            raise InputError(
+                f"the likelihood is {name}, whose unit of the targets is no function of sums over "
+                "rows; expected targets to take it from, such as public ones"
+            )
+
     def standardised(self, targets: Tensor) -> Tensor:
         """Targets as :meth:`sites` takes them, ``[T, B]`` or ``[T, B, K]``."""
         return targets
@@ -325,6 +339,44 @@ class Likelihood(nn.Module):
         start = getattr(self, "theta", None)
         if not isinstance(start, Tensor) or not start.numel():
             return
+        expected = self._expectation(loc, variance, targets, weight)
+        theta = _maximised(lambda theta: expected(theta) + self.log_prior(theta), start)
+        self.theta = start.lerp(theta, rate)
+
+    @torch.no_grad()
+    def slopes(
+        self, loc: Tensor, variance: Tensor, targets: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """What rows say of the parameters ``theta``: sums over rows, which :meth:`move` takes.
+
+        :param loc: as in :meth:`update`, and so are the other arguments.
+        :return: the slope ``[P]`` and the Hessian ``[P, P]`` of their expected log-likelihood, or
+            None where there are no parameters.
+        """
+        start = getattr(self, "theta", None)
+        if not isinstance(start, Tensor) or not start.numel():
+            return None
+        _, slope, hessian = _at(self._expectation(loc, variance, targets, weight), start)
+        self.theta = start
+        return slope, hessian
+
+    @torch.no_grad()
+    def move(self, slope: Tensor, hessian: Tensor, rate: float = 1.0) -> None:
+        """A Newton step of the parameters ``theta`` of at most 1.
+
+        :param slope: of :meth:`slopes`, summed over all rows; ``hessian``: likewise.
+        :param rate: the share of the step that is made.
+        """
+        start: Tensor = self.get_buffer("theta")
+        _, of_prior, bend = _at(
+            lambda theta: self.log_prior(theta) + 0 * theta.square().sum(), start
+        )
+        self.theta = start + rate * _newton(slope + of_prior, hessian + bend)
+
+    def _expectation(
+        self, loc: Tensor, variance: Tensor, targets: Tensor, weight: Tensor
+    ) -> Callable[[Tensor], Tensor]:
+        """The expected log-likelihood of rows as a function of theta, which it leaves there."""
         nodes, log_shares = _own_quadrature(1 if self.factorises else loc.shape[-1])
         z = nodes.to(loc.device)[:, None, None]
         share = weight * log_shares.to(loc.device)[:, None, None, None].exp()  # [Q, T, B, K]
@@ -334,9 +386,9 @@ class Likelihood(nn.Module):
             self.theta = theta
             log_p = self.log_density(eta, targets)
             log_p = log_p if self.factorises else log_p.unsqueeze(-1)
-            return (share * log_p).sum() + self.log_prior(theta)
+            return (share * log_p).sum()
 
-        self.theta = start.lerp(_maximised(objective, start), rate)
+        return objective
 
     # Predictions
 
@@ -449,16 +501,8 @@ def _maximised(objective: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
     :param theta: where they start, ``[P]``; few: the Hessian is made row by row.
     """
     for _ in range(_OWN_STEPS):
-        with torch.enable_grad():
-            at = theta.detach().requires_grad_()
-            value = objective(at)
-            (slope,) = torch.autograd.grad(value, at, create_graph=True)
-            rows = [torch.autograd.grad(entry, at, retain_graph=True)[0] for entry in slope]
-        # Minus the Hessian, its eigenvalues made positive: steps go up wherever they start.
-        sizes, axes = torch.linalg.eigh(-torch.stack(rows))
-        along = (axes.mT @ slope.detach()) / sizes.abs().clamp_min(1e-6)
-        step = axes @ along
-        step = step / step.abs().max().clamp_min(1)  # shorter, and not bent: bent it may lead down
+        value, slope, hessian = _at(objective, theta)
+        step = _newton(slope, hessian)
         for _ in range(8):
             if bool(objective(theta + step) >= value):
                 theta = theta + step
@@ -467,3 +511,21 @@ def _maximised(objective: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
         else:
             break
     return theta
+
+
+def _at(objective: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, slope ``[P]`` and Hessian ``[P, P]``."""
+    with torch.enable_grad():
+        at = theta.detach().requires_grad_()
+        value = objective(at)
+        (slope,) = torch.autograd.grad(value, at, create_graph=True)
+        rows = [torch.autograd.grad(entry, at, retain_graph=True)[0] for entry in slope]
+    return value.detach(), slope.detach(), torch.stack(rows)
+
+
+def _newton(slope: Tensor, hessian: Tensor) -> Tensor:
+    """A step towards a maximum, of at most 1."""
+    # Minus the Hessian, its eigenvalues made positive: steps go up wherever they start.
+    sizes, axes = torch.linalg.eigh(-hessian)
+    step = axes @ ((axes.mT @ slope) / sizes.abs().clamp_min(1e-6))
+    return step / step.abs().max().clamp_min(1)  # shorter, and not bent: bent it may lead down

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_vmtl.data import TargetSums
 from pyro_vmtl.model.likelihoods.base import Family, Likelihood, Site, linear_predictor
 
 __all__ = ["Gaussian", "GaussianLikelihood"]
@@ -97,6 +98,13 @@ class GaussianLikelihood(Likelihood):
         if centre:
             self.target_loc.copy_(mean)
         self.target_scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+
+    def learn_from_sums(self, sums: TargetSums, centre: bool = True) -> None:
+        if not self.learned:
+            scale = sums.variance.sqrt().to(self.target_scale)
+            if centre:
+                self.target_loc.copy_(sums.mean)
+            self.target_scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
 
     def standardised(self, targets: Tensor) -> Tensor:
         targets = targets.double()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pyro_vmtl.data import TargetSums
 from pyro_vmtl.model.likelihoods.base import Family, Likelihood
 
 __all__ = ["Ordinal", "OrdinalLikelihood"]
@@ -58,7 +59,13 @@ class OrdinalLikelihood(Likelihood):
         return self.location + cuts - cuts.mean()
 
     def learn_from(self, targets: Tensor, centre: bool = True) -> None:
-        counts = torch.bincount(targets, minlength=self.num_classes).double() + 0.5
+        self._cut(torch.bincount(targets, minlength=self.num_classes))
+
+    def learn_from_sums(self, sums: TargetSums, centre: bool = True) -> None:
+        self._cut(sums.class_counts)
+
+    def _cut(self, class_counts: Tensor) -> None:
+        counts = class_counts.double() + 0.5
         cuts = (counts.cumsum(0) / counts.sum())[:-1].logit()
         self.location.copy_(cuts.mean())
         self.theta.copy_(cuts.diff().log())

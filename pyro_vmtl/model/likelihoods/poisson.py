@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vmtl.data import TargetSums
 from pyro_vmtl.model.likelihoods.base import Family, Likelihood, OutputwiseLikelihood
 
 __all__ = ["CountLikelihood", "Poisson", "PoissonLikelihood"]
@@ -43,9 +44,15 @@ class CountLikelihood(OutputwiseLikelihood):
 
     def learn_from(self, targets: Tensor, centre: bool = True) -> None:
         if centre:
-            means = targets.double().reshape(-1, self.num_outputs).nanmean(0)
-            # Of counts that are all 0, as if one half had been counted.
-            self.offset.copy_(means.clamp_min(0.5 / max(1, len(targets))).log())
+            self._centre(targets.double().reshape(-1, self.num_outputs).nanmean(0), len(targets))
+
+    def learn_from_sums(self, sums: TargetSums, centre: bool = True) -> None:
+        if centre:
+            self._centre(sums.mean, sums.number)
+
+    def _centre(self, means: Tensor, count: int) -> None:
+        # Of counts that are all 0, as if one half had been counted.
+        self.offset.copy_(means.clamp_min(0.5 / max(1, count)).log())
 
     def log_mean(self, predictor: Tensor) -> Tensor:
         """o + eta, ``[..., K]``."""

@@ -396,6 +396,15 @@ class NestedWeights(WeightsPosterior):
         if self.loc.is_meta:
             return  # there is nothing to see
         self._step(batch, representations, likelihood)
+        self.look(likelihood, last)
+
+    @torch.no_grad()
+    def look(self, likelihood: Likelihood, last: bool = False) -> None:
+        """Some sweeps over partitions and scales, given the sites as they are.
+
+        :param likelihood: the noise of a regression is handed on to it.
+        :param last: whether to draw as many partitions and scales as are kept.
+        """
         generator = torch.Generator().manual_seed(int(self.seed) + 7919 * int(self.steps))
         self.steps += 1
         chains, evidence, prior = self.chains, self.evidence, self.prior
@@ -458,6 +467,29 @@ class NestedWeights(WeightsPosterior):
     def _step(
         self, batch: Batch, representations: dist.TorchDistribution, likelihood: Likelihood
     ) -> None:
+        step = int(self.steps)
+        exact = step == 0 or likelihood.sites_are_exact
+        rate = 1.0 if exact else max(self.rate, min(0.7, 6 / step))
+        # Before the first step the posterior says nothing that parameters could be fitted to.
+        own_rate = rate if step else 0.0
+        self.move(self.seen(batch, representations, likelihood, own_rate), rate)
+
+    @torch.no_grad()
+    def seen(
+        self,
+        batch: Batch,
+        representations: dist.TorchDistribution,
+        likelihood: Likelihood,
+        rate: float = 0.0,
+    ) -> Evidence:
+        """What the rows say of the weights at their present posterior: sites, not yet damped.
+
+        :param batch: with a scale that makes it stand for all data.
+        :param representations: q(z | x) of its samples.
+        :param likelihood: gives the sites.
+        :param rate: the share of the way that its own parameters first go to where these rows have
+            them.
+        """
         # One z, where it is a function of x; else the sites are averaged over some draws of it.
         count = 1 if isinstance(representations, dist.Delta) else 4
         with torch.random.fork_rng(devices=[]):  # a stream of noise of its own
@@ -466,26 +498,29 @@ class NestedWeights(WeightsPosterior):
         precision, shift = torch.zeros_like(self.precision), torch.zeros_like(self.shift)
         weight = batch.weight
         targets = likelihood.standardised(likelihood.filled(batch))
-        step = int(self.steps)
-        exact = step == 0 or likelihood.sites_are_exact
-        rate = 1.0 if exact else max(self.rate, min(0.7, 6 / step))
         for number, drawn in enumerate(draws):
             features = with_bias(drawn.double(), self.event_shape[-1])
             loc, variance = self.predictor(features, self.loc[None], self.covariance[None])
-            if step and not number:
+            if rate and not number:
                 likelihood.update(loc[0], variance[0], targets, weight, rate)
-            sites = likelihood.sites if step else likelihood.first_sites
+            sites = likelihood.sites if int(self.steps) else likelihood.first_sites
             g, r = sites(loc[0], variance[0], targets)
             g, r = weight * g / count, weight * r / count
             seen = torch.einsum("tbk,tbi,tbj->tkij", r, features, features)
             precision += seen
             shift += g.mT @ features
             shift += (seen @ self.loc.unsqueeze(-1)).squeeze(-1)
-        self.precision.lerp_(precision, rate)
-        self.shift.lerp_(shift, rate)
-        self.counts.lerp_(weight.sum(1).expand_as(self.counts), rate)
-        if self.infers_noise:
-            self.squares.lerp_((weight * targets.square()).sum(1), rate)
+        squares = (weight * targets.square()).sum(1) if self.infers_noise else None
+        return Evidence(precision, shift, weight.sum(1).expand_as(self.counts), squares)
+
+    @torch.no_grad()
+    def move(self, evidence: Evidence, rate: float) -> None:
+        """Let the sites go a share of the way to these."""
+        self.precision.lerp_(evidence.precision, rate)
+        self.shift.lerp_(evidence.shift, rate)
+        self.counts.lerp_(evidence.counts, rate)
+        if evidence.squares is not None:
+            self.squares.lerp_(evidence.squares, rate)
 
     def predictor(self, features: Tensor, loc: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of eta = w phi, ``[S, T, B, K]`` each.
