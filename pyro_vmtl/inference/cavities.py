@@ -8,6 +8,7 @@ Factors are those of all samples together, in a regression exactly so.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.model import VMTL, NestedWeights, evaluating, with_bias
-from pyro_vmtl.model.priors.conditionals import Moments, averaged
+from pyro_vmtl.model.priors.conditionals import Moments, averaged, posterior
+from pyro_vmtl.model.priors.gibbs import State
 
 __all__ = [
     "Cavity",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 
+_DRAWS = 40  # of partition and scales, by which factors settle
 _STEPS = 10
 _AT_REST = 3e-3  # relative change of a shift: then densities move by less than 1e-4 nats
 
@@ -156,17 +159,24 @@ def settled(vmtl: VMTL, batch: Batch, without: int | None = None) -> VMTL:
     out = copy.deepcopy(vmtl)
     weights = out.classifier
     assert isinstance(weights, NestedWeights)
-    mask = batch.mask.clone()
+    draws, mask = weights.draws, batch.mask.clone()
+    every = max(1, len(draws.labels) // _DRAWS)
+    few = State(**{f.name: getattr(draws, f.name)[::every] for f in dataclasses.fields(State)})
+
+    def move() -> None:
+        moments = averaged(posterior(weights.evidence, weights.prior, few))
+        weights.loc, weights.covariance = moments
+
     if without is not None:
         mask[without] = False
         weights.precision[without], weights.shift[without] = 0.0, 0.0
-        weights.loc, weights.covariance = averaged(weights.by_draw())
+        move()
     kept = mask.double().unsqueeze(-1)
     for _ in range(0 if out.likelihood.sites_are_exact else _STEPS):
         phi, _, shift, precision = factors(out, batch)
         before, weights.shift = weights.shift, (kept * shift).mT @ phi
         weights.precision = torch.einsum("tbk,tbi,tbj->tkij", kept * precision, phi, phi)
-        weights.loc, weights.covariance = averaged(weights.by_draw())
+        move()
         if float(((weights.shift - before).abs() / (1 + before.abs())).max()) < _AT_REST:
             break
     return out
