@@ -42,12 +42,13 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 import pyro_vmtl as pv
-from pyro_vmtl.inference.cavities import factors
+from pyro_vmtl.inference.cavities import factors, settled
 from pyro_vmtl.inspection import influence_matrix, leave_one_out
 from pyro_vmtl.model import NestedWeights
 from pyro_vmtl.model.priors.conditionals import averaged
 
 SEEDS = (400, 401, 402, 403, 404)
+NOTHING = torch.tensor([], dtype=torch.int64)
 Found = Iterator[tuple[str, str, float]]
 """What was looked at, the name of a number, and the number."""
 
@@ -100,7 +101,8 @@ def refits(seed: int) -> Found:
     for where, heldout in (("left out", None), ("held out", test)):
         table = pv.influence(fitted, train, heldout, kinds=["without"])
         found = influence_matrix(table, "without").to_numpy()
-        whole = densities(fitted, list(fitted.names), heldout is not None)
+        rested = refitted(fitted, train, NOTHING)
+        whole = densities(rested, list(fitted.names), heldout is not None)
         task = (train if heldout is None else heldout).task.numpy()
         for how in ("given", "full"):
             expected = np.full_like(found, np.nan)
@@ -138,8 +140,9 @@ def rows(seed: int) -> Found:
     """Rows taken out, of two pairs of relatives and two tasks on themselves."""
     splits, fitted = two_clusters(seed)
     train, test = splits.train, splits.test
-    base = fitted.predict(test).log_density.double().numpy()
-    inside = leave_one_out(fitted.vmtl, train).log_density
+    rested = refitted(fitted, train, NOTHING)
+    base = rested.predict(test).log_density.double().numpy()
+    inside = leave_one_out(rested.vmtl, train).log_density
     for lender in (0, 1):
         chosen = (train.task == lender).nonzero()[:, 0].tolist()
         others = [refitted(fitted, train, torch.tensor([row])) for row in chosen]
@@ -248,11 +251,15 @@ def unrelated(seed: int) -> Found:
     """The mean gain by leaving a lender out, over all rows and lenders."""
     train = pv.clusters(num_clusters=12, seed=seed).train
     fitted = fit(train, seed)
-    whole = leave_one_out(fitted.vmtl, train).log_density
+    batch = train.dense()
+    vmtl = settled(fitted.vmtl, batch)
+    whole = leave_one_out(vmtl, train).log_density
     away = np.full((12, len(train)), np.nan)
     for j in range(12):
         rows_of = (train.task != j).numpy()
-        away[j, rows_of] = (whole - leave_one_out(fitted.vmtl, train, j).log_density)[rows_of]
+        away[j, rows_of] = (whole - leave_one_out(settled(vmtl, batch, j), train).log_density)[
+            rows_of
+        ]
     mean = np.nanmean(away, axis=0)
     yield "unrelated", "gain", float(mean.mean())
     yield "unrelated", "se", float(mean.std(ddof=1) / np.sqrt(len(mean)))

@@ -11,6 +11,7 @@ import pandas as pd
 
 from pyro_vmtl.data import TaskSet
 from pyro_vmtl.inference import FittedVMTL, fit
+from pyro_vmtl.inference.cavities import settled
 from pyro_vmtl.inspection.closed_form import check_closed_form
 from pyro_vmtl.inspection.leave_one_out import leave_one_out
 from pyro_vmtl.inspection.scored import ALL_TASKS
@@ -96,8 +97,11 @@ def gains(
         rows.append(_row(ALL_TASKS, against, "", away))
         rows += [_row(name, against, "", away[task == t]) for t, name in enumerate(fitted.names)]
     if heldout is None and 1 < len(fitted.names) <= MOST_LENDERS:
+        batch = train.dense().to(fitted.vmtl.device)
+        vmtl = settled(fitted.vmtl, batch)
+        whole = leave_one_out(vmtl, train).log_density
         for j, other in enumerate(fitted.names):
-            away = ours - leave_one_out(fitted.vmtl, train, without=j).log_density
+            away = whole - leave_one_out(settled(vmtl, batch, j), train).log_density
             rows.append(_row(ALL_TASKS, WITHOUT, other, away[task != j]))
             rows += [
                 _row(name, WITHOUT, other, away[task == t])

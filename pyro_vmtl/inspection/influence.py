@@ -13,12 +13,13 @@ import torch
 from pyro_vmtl.data import TaskSet
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL
-from pyro_vmtl.inference.cavities import held_out_densities, taken_out
+from pyro_vmtl.inference.cavities import held_out_densities, settled
 from pyro_vmtl.inspection.closed_form import check_closed_form
 from pyro_vmtl.inspection.gains import WITHOUT as AGAINST_WITHOUT
 from pyro_vmtl.inspection.leave_one_out import leave_one_out
 from pyro_vmtl.inspection.scored import ALL_TASKS
 from pyro_vmtl.inspection.set_gains import mean_and_error, member_gains
+from pyro_vmtl.model import VMTL
 
 __all__ = [
     "ALONE",
@@ -208,23 +209,24 @@ def _without(fitted: FittedVMTL, train: TaskSet, heldout: TaskSet | None) -> lis
     scored = train if heldout is None else heldout
     task = scored.task.cpu().numpy()
 
-    def densities(without: int | None = None) -> _Array:
+    batch = train.dense().to(fitted.vmtl.device)
+    vmtl = settled(fitted.vmtl, batch)
+
+    def densities(model: VMTL) -> _Array:
         if heldout is None:
-            return leave_one_out(fitted.vmtl, train, without).log_density
-        vmtl, batch = fitted.vmtl, heldout.dense().to(fitted.vmtl.device)
-        if without is not None:
-            vmtl = taken_out(vmtl, train.dense().to(vmtl.device), without)
-        by_draw = held_out_densities(vmtl, batch)
+            return leave_one_out(model, train).log_density
+        unseen = heldout.dense().to(model.device)
+        by_draw = held_out_densities(model, unseen)
         out = np.full(len(heldout), np.nan)
-        out[batch.index[batch.mask].cpu().numpy()] = (
-            (by_draw.logsumexp(0) - np.log(len(by_draw)))[batch.mask].cpu().numpy()
+        out[unseen.index[unseen.mask].cpu().numpy()] = (
+            (by_draw.logsumexp(0) - np.log(len(by_draw)))[unseen.mask].cpu().numpy()
         )
         return out
 
-    whole = densities()
+    whole = densities(vmtl)
     rows = []
     for j, lender in enumerate(fitted.names):
-        away = whole - densities(j)
+        away = whole - densities(settled(vmtl, batch, j))
         rows += [
             _row(borrower, lender, WITHOUT, away[task == t])
             for t, borrower in enumerate(fitted.names)

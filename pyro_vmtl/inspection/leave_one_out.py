@@ -21,7 +21,7 @@ import torch
 
 from pyro_vmtl.data import TaskSet
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.inference.cavities import left_out_densities, taken_out
+from pyro_vmtl.inference.cavities import left_out_densities
 from pyro_vmtl.inspection.arviz_adapter import pareto_smoothed
 from pyro_vmtl.model import VMTL, NestedWeights
 
@@ -43,13 +43,11 @@ class LeftOut(NamedTuple):
 
 
 @torch.no_grad()
-def leave_one_out(vmtl: VMTL, train: TaskSet, without: int | None = None) -> LeftOut:
+def leave_one_out(vmtl: VMTL, train: TaskSet) -> LeftOut:
     """The log density of every training sample given all others.
 
     :param vmtl: a model with the pool Nested, fitted to these samples.
     :param train: the samples.
-    :param without: the position of a task whose data are taken out as well; partition and scales
-        stay as they were drawn.
     :raises InputError: for another pool, or other tasks.
     """
     if not isinstance(vmtl.classifier, NestedWeights):
@@ -63,8 +61,6 @@ def leave_one_out(vmtl: VMTL, train: TaskSet, without: int | None = None) -> Lef
             f"{vmtl.num_tasks}"
         )
     batch = train.dense().to(vmtl.device)
-    if without is not None:
-        vmtl = taken_out(vmtl, batch, without)
     log_density = left_out_densities(vmtl, batch)
     seen = batch.mask.cpu()
     by_draw = log_density.cpu()[:, seen].double().numpy().T  # [n, S]

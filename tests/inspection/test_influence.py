@@ -133,12 +133,12 @@ def test_a_lender_taken_out_is_a_fit_without_it(
         pv.influence(fitted, train, heldout, kinds=["without"]), "without"
     ).to_numpy()
 
-    def densities(model: pv.FittedVMTL, without: int | None = None) -> np.ndarray:
+    def densities(model: pv.FittedVMTL) -> np.ndarray:
         if heldout is not None:
             return model.predict(heldout, seed=0).log_density.double().numpy()
         return leave_one_out(model.vmtl, train).log_density
 
-    whole = densities(fitted)
+    whole = densities(refitted(fitted, train, torch.tensor([], dtype=torch.int64)))
     task = (train if heldout is None else heldout).task.numpy()
     expected = np.full_like(found, np.nan)
     for j in range(6):
