@@ -228,7 +228,7 @@ class TestIntervals:
 
     def test_what_they_cannot_be(self) -> None:
         for kind, coverage, said in (
-            ("classification", 0.9, "classes, which have no intervals"),
+            ("classification", 0.9, "classes, or 0 or 1, which have no intervals"),
             ("regression", 1.0, "coverage is 1.0; expected a number between 0 and 1"),
         ):
             tasks = _tasks(kind)
