@@ -261,8 +261,9 @@ def unrelated(seed: int) -> Found:
             rows_of
         ]
     mean = np.nanmean(away, axis=0)
-    yield "unrelated", "gain", float(mean.mean())
-    yield "unrelated", "se", float(mean.std(ddof=1) / np.sqrt(len(mean)))
+    gain, error = float(mean.mean()), float(mean.std(ddof=1) / np.sqrt(len(mean)))
+    yield "unrelated", "gain, thousandths of a nat", 1000 * gain
+    yield "unrelated", "gain over its error", gain / error
 
 
 def liar(seed: int) -> Found:
