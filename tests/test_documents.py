@@ -170,7 +170,8 @@ def test_the_tables_of_simulated_tasks_are_the_summary_of_their_results() -> Non
 
 
 def test_the_table_of_counts_is_the_summary_of_its_results() -> None:
-    said = _benchmark("count_summary").summary(pd.read_csv(RESULTS / "counts.csv")).splitlines()
+    module = _benchmark("split_summary")
+    said = module.summary(pd.read_csv(RESULTS / "counts.csv"), module.COUNTS).splitlines()
     text = (ROOT / "docs" / "likelihoods.md").read_text()
     rows = [line for line in text.splitlines() if re.match(r"\| (azpro|medpar|Mmmec|epil) ", line)]
     assert len(rows) >= 18
@@ -180,7 +181,8 @@ def test_the_table_of_counts_is_the_summary_of_its_results() -> None:
 
 def test_the_table_of_ordered_classes_is_the_summary_of_its_results() -> None:
     results = pd.read_csv(RESULTS / "ordinal.csv")
-    said = _benchmark("ordinal_summary").summary(results)
+    module = _benchmark("split_summary")
+    said = module.summary(results, module.ORDINAL)
     text = (ROOT / "docs" / "likelihoods.md").read_text()
     assert said in text
     nll = results.pivot_table(index=["table", "split"], columns="method", values="nll")

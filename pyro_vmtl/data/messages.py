@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 from torch import Tensor
 
-from pyro_vmtl.errors import InputError
+from pyro_vmtl.errors import InputError, in_a_sentence
 
 __all__ = ["Message", "broken"]
 
@@ -98,17 +98,6 @@ def _digest(description: str, body: bytes) -> str:
     return hashlib.sha256(description.encode() + body).hexdigest()
 
 
-@contextlib.contextmanager
-def broken(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
-    """Whatever is wrong with a file is said in a sentence: a broken one can raise any error."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = f"{lines[-1].strip()} is missing" if isinstance(error, KeyError) else lines[-1]
-        raise InputError(
-            f"{path} is no message of the kind {kind!r} ({reason.strip()}); expected the file as "
-            "it was written"
-        ) from error
+def broken(path: str | os.PathLike[str], kind: str) -> contextlib.AbstractContextManager[None]:
+    """Whatever is wrong with a message is said in a sentence."""
+    return in_a_sentence(f"{path} is no message of the kind {kind!r}", "the file as it was written")

@@ -192,7 +192,8 @@ def summary(
 
     Example::
 
-        pv.summary("north.csv", task="clinic", target="ill", classes=["no", "yes"]).save("north.1")
+        said = pv.summary("north.csv", task="clinic", target="ill", classes=["no", "yes"])
+        said.save("north.summary")
 
     :param rows: of the tasks of this place: a table, as for :func:`pyro_vmtl.read_table`, whose
         other arguments are the same here; or a task set of arrays.

@@ -118,6 +118,10 @@ def _regression(targets: Sequence[str], values: _Array, why: str) -> Target:
         else f"{name!r} (no row known)"
         for name, column in zip(targets, by_output.T, strict=True)
     ]
+    for name, column in zip(targets, by_output.T, strict=True):
+        known = column[~np.isnan(column)]
+        if len(targets) > 1 and len(known) and bool(np.isin(known, (0, 1)).all()):
+            why += f"; {name!r} is 0 or 1 and taken for a number (fit it by itself for chances)"
     return Target(values, None, f"regression of {', '.join(parts)}{why}")
 
 

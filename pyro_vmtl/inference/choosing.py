@@ -26,7 +26,7 @@ from pyro_vmtl.model import (
     StudentT,
 )
 
-__all__ = ["alternative", "are_events", "left_out_score", "mean_difference"]
+__all__ = ["alternative", "are_binary", "left_out_score", "mean_difference"]
 
 _HEAVY = 4.0  # degrees of freedom: with fewer, the fourth moment is infinite
 _FEWEST = 30  # rows of which tails can be seen
@@ -64,7 +64,7 @@ def alternative(vmtl: VMTL, tasks: TaskSet) -> tuple[Family, str] | None:
     return None
 
 
-def are_events(tasks: TaskSet) -> bool:
+def are_binary(tasks: TaskSet) -> bool:
     """Whether there are several outputs, and all of them are 0 or 1."""
     if tasks.classes is not None or tasks.num_outputs == 1 or tasks.y.is_meta:
         return False

@@ -176,7 +176,7 @@ def _of_one_draw(
     vmtl: VMTL, batch: Batch, law: dist.TorchDistribution, x: Tensor | None
 ) -> _Information | None:
     representations, weights = law.sample(), vmtl.classifier().sample()
-    curvatures = _curvatures(vmtl, representations, weights)
+    curvatures = _curvatures(vmtl, batch.observed, representations, weights)
     if curvatures is None:
         return None
     counts = (batch.mask * batch.scale).unsqueeze(-1)
@@ -190,10 +190,11 @@ def _of_one_draw(
 
 
 def _curvatures(
-    vmtl: VMTL, representations: Tensor, weights: Tensor
+    vmtl: VMTL, observed: Tensor, representations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor] | None:
     """Of minus the log-likelihood, expected over targets.
 
+    :param observed: which outputs are known, ``[T, B, K]`` or ``[T, B, 1]``; others say nothing.
     :param representations: z, ``[T, B, d_z]``.
     :param weights: ``[T, 1, K, d_z]``, or ``d_z + 1`` with the bias.
     :return: in the linear predictor, ``[T, B, K]``, and in z, ``[T, B, d_z]``.
@@ -206,8 +207,12 @@ def _curvatures(
         variance = probabilities @ slopes.square() - (probabilities @ slopes).square()
         return probabilities * (1 - probabilities), variance
     base = getattr(likelihood, "base_dist", likelihood)
-    if not isinstance(base, torch.distributions.Normal):
-        return None  # a likelihood of the user's own
     shape = linear_predictor(representations, weights).shape
-    precision = base.scale.square().reciprocal().reshape(shape)
+    if isinstance(base, torch.distributions.Bernoulli):
+        precision = base.variance.reshape(shape)
+    elif isinstance(base, torch.distributions.Normal):
+        precision = base.scale.square().reciprocal().reshape(shape)
+    else:
+        return None  # a likelihood of the user's own
+    precision = precision * observed
     return precision, precision @ slopes.square()

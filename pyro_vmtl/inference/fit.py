@@ -36,7 +36,7 @@ from pyro_vmtl.inference.checkpoints import (
     origin,
     restore_best,
 )
-from pyro_vmtl.inference.choosing import alternative, are_events, left_out_score, mean_difference
+from pyro_vmtl.inference.choosing import alternative, are_binary, left_out_score, mean_difference
 from pyro_vmtl.inference.diagnostics import diagnose, explain
 from pyro_vmtl.inference.elbo import elbo_parts
 from pyro_vmtl.inference.joining import add_tasks, forget_rows, forget_task
@@ -278,7 +278,7 @@ def build(tasks: TaskSet, settings: Settings | None = None, **choices: Any) -> V
 def _decided(settings: Settings, tasks: TaskSet) -> tuple[Settings, tuple[str, ...]]:
     """The settings with what was left open decided, and what to say of it."""
     notes: tuple[str, ...] = ()
-    if settings.likelihood is None and are_events(tasks):
+    if settings.likelihood is None and are_binary(tasks):
         settings = replace(settings, likelihood=Bernoulli())
         notes = (
             f"The likelihood is Bernoulli: all {tasks.num_outputs} outputs are 0 or 1 "

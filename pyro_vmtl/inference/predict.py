@@ -370,7 +370,7 @@ def _entropy(probabilities: Tensor) -> Tensor:
     return torch.special.entr(probabilities).sum(-1)
 
 
-def _entropy_of_events(chance: Tensor) -> Tensor:
+def _binary_entropy(chance: Tensor) -> Tensor:
     return torch.special.entr(chance) + torch.special.entr(1 - chance)
 
 
@@ -402,7 +402,7 @@ def _regression(
     density = of_known(likelihood, batch.known).log_prob(targets)
     log_density = density.logsumexp(0) - math.log(len(density))
     if vmtl.likelihood.is_binary:
-        total, aleatoric = _entropy_of_events(mean), _entropy_of_events(means).mean(0)
+        total, aleatoric = _binary_entropy(mean), _binary_entropy(means).mean(0)
         return _Piece(mean, log_density, total, aleatoric, (total - aleatoric).clamp_min(0))
     aleatoric = (likelihood if given is None else given).variance.mean(0)
     epistemic = means.var(0, correction=0) + likelihood.variance.mean(0) - aleatoric

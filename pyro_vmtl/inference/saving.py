@@ -7,7 +7,6 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 
 from pyro_vmtl.data import TableColumns
-from pyro_vmtl.errors import InputError
+from pyro_vmtl.errors import InputError, in_a_sentence
 from pyro_vmtl.inference.fit import FittedVMTL
 from pyro_vmtl.inference.noise import all_noise
 from pyro_vmtl.inference.temperature_scaling import ScaledVMTL
@@ -183,19 +182,8 @@ def load(path: str | os.PathLike[str], **own: Any) -> FittedVMTL:
         )
 
 
-@contextlib.contextmanager
-def _read(file: Path, complaint: str) -> Iterator[None]:
-    """Whatever is wrong with a file is said in a sentence: a broken one can raise any error."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = f"{lines[-1].strip()} is missing" if isinstance(error, KeyError) else lines[-1]
-        raise InputError(
-            f"{file} {complaint} ({reason.strip()}); expected the files as save wrote them"
-        ) from error
+def _read(file: Path, complaint: str) -> contextlib.AbstractContextManager[None]:
+    return in_a_sentence(f"{file} {complaint}", "the files as save wrote them")
 
 
 def read_texts(description: dict[str, Any], key: str) -> tuple[str, ...] | None:

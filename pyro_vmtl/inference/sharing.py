@@ -34,6 +34,7 @@ from pyro_vmtl.inference.joining import nested
 from pyro_vmtl.inference.noise import all_noise, fixed_noise
 from pyro_vmtl.inference.temperature_scaling import ScaledVMTL
 from pyro_vmtl.model import (
+    Bernoulli,
     Likelihood,
     Nested,
     NestedWeights,
@@ -67,7 +68,8 @@ def agree(
     targets, the likelihood and the pool. Standardisation and unit are those of all rows together,
     from the sums of :func:`pyro_vmtl.summary`; they are what a fit of all rows would have, but for
     two choices that a fit leaves to rows: a likelihood that is not said is
-    :class:`pyro_vmtl.Categorical` or :class:`pyro_vmtl.Gaussian`, and inputs that repeat each other
+    :class:`pyro_vmtl.Categorical`, :class:`pyro_vmtl.Gaussian`, or of several outputs that are all
+    0 or 1 :class:`pyro_vmtl.Bernoulli`, and inputs that repeat each other
     stay.
 
     Example::
@@ -97,6 +99,9 @@ def agree(
             "expected Identity(), or an encoder that was trained elsewhere"
         )
     is_classification = whole.classes is not None
+    binary = len(whole.targets) > 1 and all(target.binary for target in whole.targets)
+    if settings.likelihood is None and binary:  # as in a fit
+        settings = replace(settings, likelihood=Bernoulli())
     settings = replace(settings, likelihood=settings.likelihood_of(is_classification))
     absent = [
         name for name, n in zip(whole.classes or (), whole.class_counts, strict=True) if not n

@@ -13,7 +13,6 @@ the programme is linear and is solved exactly as long as groups can be listed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -23,6 +22,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from pyro_vmtl.errors import InputError
+from pyro_vmtl.inspection.group_search import Group, Programme, impossible, searched
 from pyro_vmtl.inspection.influence import influence_matrix
 
 __all__ = ["MOST_EXACT", "Cost", "group_tasks"]
@@ -32,24 +32,7 @@ MOST_EXACT = 12
 
 Cost = Mapping[str, float] | Callable[[tuple[str, ...]], float]
 
-_STARTS = 20  # of the heuristic
-_SLACK = 1e-9
-
 _Array = npt.NDArray[np.float64]
-_Group = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Programme:
-    """What groups have to keep to."""
-
-    names: tuple[str, ...]
-    worth: Callable[[_Group], float]
-    price: Callable[[_Group], float]
-    groups: int | None
-    max_size: int
-    budget: float
-    overlap: bool
 
 
 def group_tasks(
@@ -101,7 +84,7 @@ def group_tasks(
         return _chosen(programme, _exact(programme, list(listed)), exact=True)
     names, matrix = _square(gains)
 
-    def worth(group: _Group) -> float:
+    def worth(group: Group) -> float:
         return float(matrix[np.ix_(group, group)].sum()) / len(group)
 
     programme = _programme(names, worth, groups, max_size, cost, budget, overlap)
@@ -117,18 +100,18 @@ def group_tasks(
             f"there are {len(names)} tasks and overlap is True; expected at most {MOST_EXACT}, or "
             "overlap=False"
         )
-    return _chosen(programme, _heuristic(programme, matrix, seed), exact=False)
+    return _chosen(programme, searched(programme, matrix, seed), exact=False)
 
 
 def _programme(
     names: tuple[str, ...],
-    worth: Callable[[_Group], float],
+    worth: Callable[[Group], float],
     groups: int | None,
     max_size: int | None,
     cost: Cost | None,
     budget: float | None,
     overlap: bool,
-) -> _Programme:
+) -> Programme:
     count = len(names)
     most = 2**count - 1 if overlap else count
     if groups is not None and not 1 <= groups <= most:
@@ -139,7 +122,7 @@ def _programme(
         given, other = ("cost", "budget") if budget is None else ("budget", "cost")
         raise InputError(f"{given} is given, and {other} is not; expected both or neither")
 
-    def price(group: _Group) -> float:
+    def price(group: Group) -> float:
         if cost is None:
             return 0.0
         tasks = tuple(names[t] for t in group)
@@ -153,7 +136,7 @@ def _programme(
             raise InputError(f"the task {missing[0]!r} has no cost; expected one for every task")
     size = count if max_size is None else min(max_size, count)
     limit = np.inf if budget is None else float(budget)
-    return _Programme(names, worth, price, groups, size, limit, overlap)
+    return Programme(names, worth, price, groups, size, limit, overlap)
 
 
 def _square(gains: pd.DataFrame | npt.ArrayLike) -> tuple[tuple[str, ...], _Array]:
@@ -176,7 +159,7 @@ def _square(gains: pd.DataFrame | npt.ArrayLike) -> tuple[tuple[str, ...], _Arra
     return names, matrix
 
 
-def _exact(programme: _Programme, listed: Sequence[_Group]) -> list[_Group]:
+def _exact(programme: Programme, listed: Sequence[Group]) -> list[Group]:
     """The best of the groups that are listed."""
     kept = [group for group in listed if len(group) <= programme.max_size]
     worths = np.array([programme.worth(group) for group in kept])
@@ -198,7 +181,7 @@ def _exact(programme: _Programme, listed: Sequence[_Group]) -> list[_Group]:
             -worths, constraints=limits, integrality=whole, bounds=Bounds(0, 1), options=options
         )
     if found is None or found.x is None:
-        raise _impossible(programme)
+        raise impossible(programme)
     chosen = [kept[number] for number in np.flatnonzero(found.x > 0.5)]
     # Of equal sums: a group that is worth nothing is no group, where the number is free.
     if programme.groups is None and programme.overlap:
@@ -206,7 +189,7 @@ def _exact(programme: _Programme, listed: Sequence[_Group]) -> list[_Group]:
     return chosen
 
 
-def _needed(programme: _Programme, chosen: list[_Group]) -> list[_Group]:
+def _needed(programme: Programme, chosen: list[Group]) -> list[Group]:
     """Without groups that are worth nothing and whose tasks are all in others."""
     for group in sorted(chosen, key=len):
         others = [one for one in chosen if one != group]
@@ -216,16 +199,7 @@ def _needed(programme: _Programme, chosen: list[_Group]) -> list[_Group]:
     return chosen
 
 
-def _impossible(programme: _Programme) -> InputError:
-    number = "any number of" if programme.groups is None else str(programme.groups)
-    within = f" within a budget of {programme.budget:g}" if np.isfinite(programme.budget) else ""
-    return InputError(
-        f"{len(programme.names)} tasks were not put into {number} groups of at most "
-        f"{programme.max_size}{within}; expected more groups, larger ones, or a larger budget"
-    )
-
-
-def _chosen(programme: _Programme, found: list[_Group], exact: bool) -> pd.DataFrame:
+def _chosen(programme: Programme, found: list[Group], exact: bool) -> pd.DataFrame:
     found = sorted(found, key=lambda group: (-programme.worth(group), group))
     table = pd.DataFrame(
         {
@@ -237,126 +211,3 @@ def _chosen(programme: _Programme, found: list[_Group], exact: bool) -> pd.DataF
         table["cost"] = [programme.price(group) for group in found]
     table.attrs = {"gain": float(table["gain"].sum()), "exact": exact}
     return table
-
-
-# Beyond groups that can be listed
-
-
-def _heuristic(programme: _Programme, matrix: _Array, seed: int) -> list[_Group]:
-    """The best of several starts: agglomeration, and moves and exchanges of single tasks."""
-    generator = np.random.default_rng(seed)
-    both = matrix + matrix.T
-    scale = float(both.std()) / 2
-    found = []
-    for start in range(_STARTS):
-        # The first start merges by the gains as they are, all others by gains with some noise.
-        noise = generator.standard_normal(matrix.shape)
-        noisy = both + (start > 0) * scale * np.triu(noise, 1)
-        found.append(_improved(programme, both, _merged(programme, np.triu(noisy, 1))))
-    fitting = [labels for labels in found if _fits(programme, labels)]
-    if not fitting:
-        raise _impossible(programme)
-    best = max(fitting, key=lambda labels: sum(map(programme.worth, _members(labels))))
-    return _members(best)
-
-
-def _members(labels: npt.NDArray[np.int64]) -> list[_Group]:
-    return [tuple(np.flatnonzero(labels == label).tolist()) for label in np.unique(labels)]
-
-
-def _fits(programme: _Programme, labels: npt.NDArray[np.int64]) -> bool:
-    groups = _members(labels)
-    return (
-        max(map(len, groups)) <= programme.max_size
-        and sum(map(programme.price, groups)) <= programme.budget + _SLACK
-        and programme.groups in (None, len(groups))
-    )
-
-
-def _merged(programme: _Programme, upper: _Array) -> npt.NDArray[np.int64]:
-    """Groups merged two at a time, by what is gained, from all tasks apart; the label of each task.
-
-    :param upper: what two tasks gain by each other, both ways, above the diagonal.
-    """
-    between = upper + upper.T
-    labels = np.arange(len(upper))
-    inside, sizes = np.zeros(len(upper)), np.ones(len(upper))
-    while len(sizes) > 1:
-        size = sizes[:, None] + sizes
-        gained = (inside[:, None] + inside + between) / size
-        gained -= (inside / sizes)[:, None] + inside / sizes
-        allowed = np.triu(size <= programme.max_size, 1)
-        groups = _members(labels)
-        over = sum(map(programme.price, groups)) > programme.budget + _SLACK
-        if over:  # what saves the most comes first
-            price = programme.price
-            for i, j in np.argwhere(allowed):
-                together = tuple(sorted(groups[i] + groups[j]))
-                gained[i, j] = price(groups[i]) + price(groups[j]) - price(together)
-        gained[~allowed] = -np.inf
-        i, j = np.unravel_index(gained.argmax(), gained.shape)
-        least = 1 if programme.groups is None else programme.groups
-        if not allowed.any() or len(sizes) <= least:
-            break
-        if programme.groups is None and gained[i, j] <= _SLACK:
-            break
-        inside[i] += inside[j] + between[i, j]
-        sizes[i] += sizes[j]
-        between[i] += between[j]
-        between[:, i] += between[:, j]
-        between[i, i] = 0.0
-        inside, sizes = np.delete(inside, j), np.delete(sizes, j)
-        between = np.delete(np.delete(between, j, 0), j, 1)
-        labels[labels == j] = i
-        labels[labels > j] -= 1
-    return labels
-
-
-def _improved(
-    programme: _Programme, both: _Array, labels: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """Single tasks move to other groups and change places while all together gain by it.
-
-    :param both: what two tasks gain by each other, both ways, ``[T, T]``.
-    """
-    count = len(labels)
-    slots = count if programme.groups is None else int(labels.max()) + 1
-    tasks = np.arange(count)
-    while True:
-        member = np.eye(slots)[labels]  # [T, G]
-        sizes, to = member.sum(0), both @ member  # what a task gains and gives in each group
-        inside = (member * to).sum(0) / 2
-        worth = inside / np.maximum(sizes, 1)
-        home = labels
-        left = (inside[home] - to[tasks, home]) / np.maximum(sizes[home] - 1, 1) - worth[home]
-        moves = left[:, None] + (inside + to) / (sizes + 1) - worth
-        allowed = (sizes + 1 <= programme.max_size) & (member == 0)
-        if programme.groups is not None:  # none is emptied
-            allowed &= (sizes[home] > 1)[:, None]
-        moves = np.where(allowed, moves, -np.inf)
-        own = to[tasks, home][:, None]
-        # What the group of t gains by u in the place of t, [t, u].
-        swap = (to[:, home].T - both - own) / sizes[home][:, None]
-        swaps = swap + swap.T
-        swaps[home[:, None] == home] = -np.inf
-        steps = np.concatenate([moves, swaps], axis=1)
-        for at in np.argsort(-steps, axis=None):
-            task, target = np.unravel_index(at, steps.shape)
-            if steps[task, target] <= _SLACK:
-                return labels
-            trial = labels.copy()
-            if target < slots:
-                trial[task] = target
-            else:
-                trial[task], trial[target - slots] = labels[target - slots], labels[task]
-            if not np.isfinite(programme.budget) or _cheaper(programme, trial, labels):
-                labels = trial
-                break
-
-
-def _cheaper(
-    programme: _Programme, trial: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]
-) -> bool:
-    """Whether groups keep to the budget, or come nearer to it."""
-    new, old = (sum(map(programme.price, _members(one))) for one in (trial, labels))
-    return new <= programme.budget + _SLACK or new < old

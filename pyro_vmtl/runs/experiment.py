@@ -19,7 +19,7 @@ from rich.table import Table
 from pyro_vmtl.data import ImageSplits, TaskSplits
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL, Predictions, ScaledVMTL, in_parallel, save
-from pyro_vmtl.inference.choosing import are_events
+from pyro_vmtl.inference.choosing import are_binary
 from pyro_vmtl.inspection import (
     Snapshots,
     gains,
@@ -197,7 +197,7 @@ def _introduction(plan: Plan) -> str:
     kind = (
         f"classification, {tasks.num_classes} classes"
         if tasks.is_classification
-        else f"{'chances of' if are_events(tasks) else 'regression of'} "
+        else f"{'chances of' if are_binary(tasks) else 'regression of'} "
         f"{', '.join(tasks.outputs or ())}"
     )
     said = f"{tasks.num_tasks} tasks; inputs: {inputs}; {kind}; samples: {counts}"

@@ -263,8 +263,13 @@ def test_curvatures_are_second_derivatives(
         return -vmtl.likelihood(z, w).log_prob(target).sum()
 
     hessian = torch.autograd.functional.hessian(loss, (z, w))
-    found = _curvatures(vmtl, z, w)
+    observed = torch.ones(1, 1, 1, dtype=torch.bool)
+    found = _curvatures(vmtl, observed, z, w)
     assert found is not None
+    if not is_classification:
+        unknown = _curvatures(vmtl, ~observed, z, w)
+        assert unknown is not None
+        assert not any(part.any() for part in unknown)
     of_outputs, of_representations = found
     in_z = hessian[0][0].reshape(latent, latent).diagonal()
     torch.testing.assert_close(of_representations.flatten(), in_z)

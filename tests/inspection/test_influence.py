@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import roc_auc_score
 
 import pyro_vmtl as pv
 from pyro_vmtl.data import TaskSet, clusters
@@ -207,6 +208,19 @@ def test_known_relatives_gain_and_a_liar_costs() -> None:
         matrix = influence_matrix(table, kind)
         assert (matrix.iloc[:3, 3] < 0).all()
         assert np.nanmean(matrix.iloc[:3, :3]) > 0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_relative_is_missed_more_than_a_stranger(seed: int) -> None:
+    """Of pairs, each task has one relative, for whom no other task stands in."""
+    train = clusters(num_tasks=8, num_clusters=4, samples=60, seed=seed).train
+    assert train.truth is not None
+    fitted = pv.fit(train, log_warnings=False)
+    gain = influence_matrix(pv.influence(fitted, train, kinds=["without"]), "without").to_numpy()
+    code = train.truth.numpy()
+    others = ~np.eye(8, dtype=bool)
+    akin = code[:, None] == code
+    assert roc_auc_score(akin[others], gain[others]) > 0.8
 
 
 def test_gains_are_not_computed_twice(

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
 
+from pyro_vmtl.__main__ import main as command_line
 from pyro_vmtl.runs.folder import RunFolder
 from pyro_vmtl.train import main
 
@@ -50,3 +51,19 @@ def clusters() -> tuple[str, ...]:
     """Overrides that choose four small tasks, and a model that is trained by gradients."""
     model = ("model=identity", "model.classifier=mean_field")
     return (*CLUSTERS, "data.dimensions=3", "data.test_samples=20", *model)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """Run ``python -m pyro_vmtl`` with arguments in an empty folder; its exit code is returned."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["pyro_vmtl", *arguments])
+        try:
+            command_line()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return run

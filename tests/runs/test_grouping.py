@@ -9,25 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pyro_vmtl.__main__ import main
-
 Command = Callable[..., int]
 NAMES = ("NA", "1", "b c", "d")
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr("sys.argv", ["pyro_vmtl", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    return run
 
 
 def written(folder: Path) -> None:

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 import pyro_vmtl as pv
-from pyro_vmtl.__main__ import main
 
 Command = Callable[..., int]
 
@@ -29,22 +28,6 @@ def wards(rows: int = 60, seed: int = 0, names: tuple[str, ...] = ("a", "b", "c"
     frame["ill"] = np.where(risk > 0, "yes", "no")
     frame["days"] = 100 + 20 * risk
     return frame
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Run ``python -m pyro_vmtl`` with arguments in an empty folder; its exit code is returned."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr("sys.argv", ["pyro_vmtl", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    return run
 
 
 @cache
