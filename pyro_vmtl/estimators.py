@@ -312,7 +312,7 @@ class VMTLRegressor(RegressorMixin, _Estimator):
         """
         predictions = self._predictions(X, tasks)
         mean = predictions.mean.double().numpy()
-        return (mean, predictions.total.double().sqrt().numpy()) if return_std else mean
+        return (mean, predictions.sd.double().numpy()) if return_std else mean
 
     def predict_interval(self, X: Any, tasks: Any = None, coverage: float = 0.9) -> _Array:
         """Intervals that hold a target with this probability, ``[N, 2]`` or ``[N, K, 2]``."""

@@ -61,6 +61,16 @@ class Predictions:
     draws: Tensor | None = None
     is_binary: bool = False
 
+    @property
+    def sd(self) -> Tensor:
+        """Predictive standard deviations of numbers, or of outputs that are 0 or 1, as ``mean``.
+
+        :raises InputError: for classes.
+        """
+        if self.tasks.is_classification:
+            raise InputError("targets are classes, which have no deviations; expected a regression")
+        return (self.mean * (1 - self.mean) if self.is_binary else self.total).sqrt()
+
     def by_output(self) -> "Predictions":
         """Of outputs that are 0 or 1: a classification with a sample for each output of each.
 
@@ -164,7 +174,7 @@ class Predictions:
                 parts |= {"prediction": (self.mean > 0.5).float(), "probability": self.mean}
             else:
                 low, high = self.interval()
-                parts |= {"prediction": self.mean, "sd": self.total.sqrt()}
+                parts |= {"prediction": self.mean, "sd": self.sd}
                 parts |= {"low": low, "high": high}
             for k, output in enumerate(outputs):
                 for name, value in parts.items():

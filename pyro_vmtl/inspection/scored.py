@@ -45,8 +45,13 @@ class Scored:
 def rows_of(predictions: Predictions, task: str | None = None) -> npt.NDArray[np.int64]:
     """The rows of the samples of one task, or of all, labelled or not.
 
-    :raises InputError: if there is no such task, or it has no sample.
+    :raises InputError: if there is no such task, or it has no sample; for several outputs that are
+        0 or 1, which are looked at one by one.
     """
+    if predictions.is_binary:
+        raise InputError(
+            "these are predictions of outputs that are 0 or 1; expected predictions.by_output()"
+        )
     tasks = predictions.tasks
     if task is None:
         return np.arange(len(tasks))

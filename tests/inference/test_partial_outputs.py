@@ -207,7 +207,13 @@ class TestBernoulli:
         frame = predictions.frame()
         assert np.allclose(frame["probability y1"], predictions.mean[:, 1])
         assert (frame["prediction y0"] == (frame["probability y0"] > 0.5)).all()
+        chance = predictions.mean
+        torch.testing.assert_close(predictions.sd, (chance * (1 - chance)).sqrt())
         with pytest.raises(InputError, match="which have no intervals"):
             predictions.interval()
+        with pytest.raises(InputError, match=r"expected predictions.by_output\(\)"):
+            calibration_table(predictions)
+        with pytest.raises(InputError, match="classes, which have no deviations"):
+            assert classes.sd is None
         with pytest.raises(InputError, match="expected those of Bernoulli outputs"):
             classes.by_output()
