@@ -44,7 +44,7 @@ Train = Callable[..., Path]
         ("data=office_home data.root=nowhere", "the folder 'nowhere' does not exist"),
         # What Hydra itself refuses:
         ("data=nowhere", "there is no data 'nowhere'; expected one of clusters, digit_domains"),
-        ("recipe=nosuch", "there is no recipe 'nosuch'; expected one of amortised, bmtl"),
+        ("recipe=nosuch", "there is no recipe 'nosuch'; expected one of amortised, balanced, bmtl"),
         ("trainer.epohcs=3", "no setting trainer.epohcs (trainer.epohcs=3); expected trainer.epo"),
         ("nosuch=1", "there is no setting nosuch (nosuch=1); expected one of data, model"),
         ("pool=3", "Config group override must be a string"),
