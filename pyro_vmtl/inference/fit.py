@@ -51,6 +51,7 @@ from pyro_vmtl.model import (
     NegativeBinomial,
     NestedWeights,
     Settings,
+    StackedEncoder,
     assemble,
 )
 
@@ -272,6 +273,8 @@ def build(tasks: TaskSet, settings: Settings | None = None, **choices: Any) -> V
     encoder.learn_from(tasks.x, centre=settings.bias)
     likelihood.check(tasks)
     likelihood.learn_from(tasks.y[tasks.labelled], centre=settings.bias)
+    if isinstance(encoder, StackedEncoder):
+        encoder.learn_outputs(tasks.dense(), likelihood)
     return vmtl
 
 

@@ -222,7 +222,7 @@ def predict(
         for batch in _chunks(tasks, batch_size):
             batch = batch.to(device)
             if moments is not None:
-                piece = _predict_conjugate(vmtl, batch, moments)
+                piece = _predict_conjugate(vmtl, batch, moments, num_samples)
             else:
                 piece, weights = _predict_batch(vmtl, batch, num_samples, weights)
             present = batch.index >= 0
@@ -343,8 +343,12 @@ def _moments(vmtl: VMTL, num_samples: int) -> _Moments | None:
     return _Moments(loc[chosen], covariance[chosen], noise[chosen])
 
 
-def _predict_conjugate(vmtl: VMTL, batch: Batch, moments: _Moments) -> _Piece:
-    """Weights given a draw are Gaussian, and so is eta: no weights need to be drawn."""
+def _predict_conjugate(vmtl: VMTL, batch: Batch, moments: _Moments, num_samples: int) -> _Piece:
+    """Weights given a draw are Gaussian, and so is eta: no weights need to be drawn.
+
+    Where draws are fewer than half of the samples that are wanted, eta is drawn from each of them
+    as often as that takes.
+    """
     classifier = vmtl.classifier
     assert isinstance(classifier, NestedWeights)
     law = vmtl.encoder(batch.x)
@@ -352,7 +356,10 @@ def _predict_conjugate(vmtl: VMTL, batch: Batch, moments: _Moments) -> _Piece:
     representations = law.sample(torch.Size([count])) if vmtl.encoder.has_density else law.sample()
     features = with_bias(representations.double(), classifier.event_shape[-1])
     loc, variance = classifier.predictor(features, moments.loc, moments.covariance)
-    likelihood, given = vmtl.likelihood.components(loc, variance, moments.noise.unsqueeze(2))
+    noise = moments.noise.unsqueeze(2)
+    often = max(1, num_samples // count)
+    loc, variance, noise = (part.repeat(often, 1, 1, 1) for part in (loc, variance, noise))
+    likelihood, given = vmtl.likelihood.components(loc, variance, noise)
     if isinstance(likelihood, torch.distributions.Categorical):
         return _classification(likelihood, batch)
     return _regression(likelihood, vmtl, batch, given)

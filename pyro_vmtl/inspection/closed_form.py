@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyro_vmtl.data import TaskSet
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL
-from pyro_vmtl.model import NestedWeights
+from pyro_vmtl.model import FeedbackWeights, NestedWeights
 from pyro_vmtl.model.architectures import takes_no_gradient
 
 __all__ = ["check_closed_form"]
@@ -22,7 +22,8 @@ def check_closed_form(
     :raises InputError: for another pool, an encoder that was trained, or other tasks.
     """
     weights = fitted.vmtl.classifier
-    if not isinstance(weights, NestedWeights) or not takes_no_gradient(fitted.settings.encoder):
+    nested = isinstance(weights, NestedWeights) and not isinstance(weights, FeedbackWeights)
+    if not nested or not takes_no_gradient(fitted.settings.encoder):
         raise InputError(
             f"{what} need weights in closed form and an encoder that takes no gradient; expected a "
             "model with the pool Nested on a table, or pv.compare of several fits on held-out data"

@@ -11,7 +11,7 @@ import torch
 
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL
-from pyro_vmtl.model import NestedWeights
+from pyro_vmtl.model import FeedbackWeights, NestedWeights
 from pyro_vmtl.model.architectures import takes_no_gradient
 from pyro_vmtl.model.priors.conditionals import drawn_bases
 from pyro_vmtl.model.priors.gibbs import spread
@@ -52,7 +52,8 @@ def variance_components(fitted: FittedVMTL, coverage: float = 0.9, seed: int = 0
     :raises InputError: for another model.
     """
     weights = fitted.vmtl.classifier
-    if not isinstance(weights, NestedWeights) or not takes_no_gradient(fitted.settings.encoder):
+    nested = isinstance(weights, NestedWeights) and not isinstance(weights, FeedbackWeights)
+    if not nested or not takes_no_gradient(fitted.settings.encoder):
         raise InputError(
             "variance components need weights in closed form and inputs that are known; expected a "
             "model with the pool Nested on a table"

@@ -48,7 +48,9 @@ from pyro_vmtl.model.likelihoods import (
 )
 from pyro_vmtl.model.pools import Geometric, Kind, Linear, Mixture, Pool, Power, Spread, Standard
 from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
+from pyro_vmtl.model.priors.feedback import Feedback, FeedbackBorrowing, FeedbackWeights
 from pyro_vmtl.model.priors.nested import Nested, NestedBorrowing, NestedWeights
+from pyro_vmtl.model.stacking import StackedEncoder
 from pyro_vmtl.model.vmtl import SITES, VMTL
 
 __all__ = [
@@ -70,6 +72,9 @@ __all__ = [
     "DeterministicEncoder",
     "Encoder",
     "Family",
+    "Feedback",
+    "FeedbackBorrowing",
+    "FeedbackWeights",
     "Gaussian",
     "GaussianEncoder",
     "GaussianLikelihood",
@@ -103,6 +108,7 @@ __all__ = [
     "Recursive",
     "Settings",
     "Spread",
+    "StackedEncoder",
     "Standard",
     "StudentT",
     "StudentTLikelihood",

@@ -27,6 +27,7 @@ from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
 from pyro_vmtl.model.likelihoods import (
     Bernoulli,
     Categorical,
+    CategoricalLikelihood,
     Family,
     Gaussian,
     Likelihood,
@@ -37,7 +38,9 @@ from pyro_vmtl.model.likelihoods import (
 )
 from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Standard
 from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
+from pyro_vmtl.model.priors.feedback import Feedback, FeedbackWeights
 from pyro_vmtl.model.priors.nested import Nested, NestedWeights
+from pyro_vmtl.model.stacking import StackedEncoder
 from pyro_vmtl.model.vmtl import VMTL
 
 __all__ = ["Settings", "assemble", "from_plain", "to_plain"]
@@ -46,7 +49,7 @@ _CHOICES: dict[str, type] = {
     choice.__name__: choice
     for choice in (
         *(Identity, PrincipalComponents, MLP, BayesianLinear),
-        *(Standard, Mixture, Linear, Geometric, Power, Clustered, Hierarchical, Nested),
+        *(Standard, Mixture, Linear, Geometric, Power, Clustered, Hierarchical, Nested, Feedback),
         *(Recursive, Anchored),
         *(Bernoulli, Categorical, Gaussian, StudentT, Poisson, NegativeBinomial, Ordinal),
     )
@@ -139,7 +142,8 @@ class Settings:
         """
         encoder, pool, classifier = self.encoder, self.pool, self.classifier
         if encoder is None:
-            encoder = MLP()
+            stacks = isinstance(self.pool, Feedback)
+            encoder = PrincipalComponents(_FEATURES) if stacks else MLP()
             if len(input_shape) == 1 and self.lets_pool_nest():
                 if input_shape[0] <= _FEATURES:
                     encoder = Identity(standardise=not named)
@@ -210,6 +214,8 @@ def assemble(
             "or an Encoder (wrap a network as DeterministicEncoder or GaussianEncoder)"
         )
     likelihood = _likelihood(settings, num_tasks, num_outputs, is_classification)
+    if isinstance(settings.pool, Feedback):
+        encoder = _stacked(encoder, settings, num_tasks, likelihood)
     return VMTL(
         num_tasks,
         encoder,
@@ -220,6 +226,25 @@ def assemble(
         lenders=settings.lenders(),
         empirical_bayes=settings.empirical_bayes,
     )
+
+
+def _stacked(
+    encoder: Encoder, settings: Settings, num_tasks: int, likelihood: Likelihood
+) -> StackedEncoder:
+    """The representations, and beside them what other tasks' classifiers say."""
+    if not takes_no_gradient(settings.encoder):
+        raise InputError(
+            f"the pool is Feedback, and the encoder is {_shown(settings.encoder)}, which training "
+            "changes: classifiers that are heard are fitted before; expected Identity() or "
+            "PrincipalComponents()"
+        )
+    if not isinstance(likelihood, CategoricalLikelihood):
+        name = type(likelihood).__name__.removesuffix("Likelihood")
+        raise InputError(
+            f"the pool is Feedback, which hears the class probabilities of other tasks, and the "
+            f"likelihood is {name}; expected classes without an order"
+        )
+    return StackedEncoder(encoder, num_tasks, likelihood, settings.bias)
 
 
 def _likelihood(
@@ -257,6 +282,10 @@ def _classifier(
     settings: Settings, num_tasks: int, latent_dim: int, likelihood: Likelihood
 ) -> WeightsPosterior:
     rows, jitter = likelihood.num_outputs, settings.initial_jitter
+    if isinstance(settings.pool, Feedback):
+        return FeedbackWeights(
+            settings.pool, num_tasks, likelihood, latent_dim, num_tasks - 1, settings.bias
+        )
     if isinstance(settings.pool, Nested):
         named = isinstance(settings.encoder, Identity)
         return NestedWeights(settings.pool, num_tasks, likelihood, latent_dim, settings.bias, named)

@@ -28,6 +28,7 @@ from pyro_vmtl.model.lenders import Lenders, Recursive
 from pyro_vmtl.model.likelihoods import Likelihood, of_known, with_bias
 from pyro_vmtl.model.pools import Mixture, Pool, Standard
 from pyro_vmtl.model.posteriors import WeightsPosterior
+from pyro_vmtl.model.priors.feedback import Feedback, FeedbackBorrowing
 from pyro_vmtl.model.priors.nested import Nested, NestedBorrowing, NestedWeights
 
 __all__ = ["SITES", "VMTL"]
@@ -397,9 +398,11 @@ class VMTL(PyroModule):
 
 
 def _kind_of_borrowing(pool: Pool) -> type[Borrowing]:
-    """Pools that infer a partition bring its draws; others weigh the lenders by learned logits."""
+    """Pools in closed form bring their draws; others weigh the lenders by learned logits."""
     if isinstance(pool, Clustered):
         return ClusteredBorrowing
+    if isinstance(pool, Feedback):
+        return FeedbackBorrowing
     return NestedBorrowing if isinstance(pool, Nested) else Borrowing
 
 

@@ -101,7 +101,7 @@ class FinishedRun:
     @property
     def is_conjugate(self) -> bool:
         """Whether nothing took a gradient: no epoch is chosen, and no optimiser has to arrive."""
-        return self.setting("pool") == "Nested" and self.setting("encoder") in FIXED
+        return self.setting("pool") in ("Nested", "Feedback") and self.setting("encoder") in FIXED
 
     def setting(self, name: str) -> str:
         """The name of one of the model's choices, such as its ``pool``."""

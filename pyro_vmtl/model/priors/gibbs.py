@@ -284,9 +284,9 @@ class Sites:
 
 
 def spread(by_group: Tensor, groups: Tensor) -> Tensor:
-    """Values by group, ``[S, G]``, at the entries, ``[S, q]``; 0 where the group is -1."""
-    padded = torch.cat([by_group, by_group.new_zeros(len(by_group), 1)], 1)
-    return padded[:, groups]
+    """Values by group, ``[..., G]``, at the entries, ``[..., q]``; 0 where the group is -1."""
+    padded = torch.cat([by_group, torch.zeros_like(by_group[..., :1])], -1)
+    return padded[..., groups]
 
 
 def mean_variance(prior: Hyperpriors, state: State) -> Tensor:

@@ -313,17 +313,20 @@ class NestedWeights(WeightsPosterior):
     def forward(self, draw: Tensor | None = None) -> dist.TorchDistribution:
         """q(w | draw), batch shape ``[..., T, 1]``; without a draw, the mixture over all draws."""
         if draw is None and self._prior.has_clusters:
-            moments = self.by_draw()
-            parts = Moments(*(part.movedim(0, 1).unsqueeze(1) for part in moments))
-            weights = self.loc.new_ones(self.num_tasks, 1, len(self.draws.labels))
-            mixing = torch.distributions.Categorical(probs=weights)
-            return dist.MixtureSameFamily(mixing, self._normal(parts))
+            return self._mixture()
         prior = self._cavity(draw)
         noise = self._noise(draw)
         site = product(
             prior, self.precision / noise[..., None, None], self.shift / noise[..., None]
         )
         return self._normal(Moments(site.loc.unsqueeze(-3), site.covariance.unsqueeze(-4)))
+
+    def _mixture(self) -> dist.TorchDistribution:
+        """q(w), draws in equal shares, batch shape ``[T, 1]``."""
+        parts = Moments(*(part.movedim(0, 1).unsqueeze(1) for part in self.by_draw()))
+        weights = self.loc.new_ones(self.num_tasks, 1, len(self.draws.labels))
+        mixing = torch.distributions.Categorical(probs=weights)
+        return dist.MixtureSameFamily(mixing, self._normal(parts))
 
     def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution:
         """p(w | draw), what the other tasks' sites say, batch shape ``[..., T, 1]``."""

@@ -1,0 +1,271 @@
+"""Feedback between outputs: weights that hear other tasks' predictions, each behind a gate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vmtl.distributions import Gaussians
+from pyro_vmtl.errors import InputError
+from pyro_vmtl.model.borrowing import Borrowing
+from pyro_vmtl.model.likelihoods import Likelihood
+from pyro_vmtl.model.pools import Kind
+from pyro_vmtl.model.priors.conditionals import Moments, averaged
+from pyro_vmtl.model.priors.gibbs import spread
+from pyro_vmtl.model.priors.nested import Nested, NestedWeights
+
+__all__ = ["Feedback", "FeedbackBorrowing", "FeedbackWeights"]
+
+_CHAINS = 4
+_BURN_IN = 10  # sweeps of the last look that are thrown away
+_SWEEPS = 40  # sweeps of the last look
+_KEPT = 4  # draws of each chain that give the moments
+_ALL_OPEN = 6  # steps before gates may close: sites have to settle
+_CLOSED = 1e-3  # standard deviation of a map behind a closed gate: next to nothing
+
+
+class Feedback(Nested):
+    r"""Output-level relatedness: a task's logits hear what the other tasks' classifiers say.
+
+    .. math::
+        \eta_t(x) = W_t z(x) + \sum_{u \neq t} g_{ut} A_{ut}\, p_u(x), \qquad
+        g_{ut} \sim \mathrm{Bernoulli}(1/2), \quad A_{ut} \sim N(0, s^2 I)
+
+    p_u(x) are the class probabilities of u's own classifier, fitted to u's rows alone and then
+    frozen (:class:`pyro_vmtl.model.StackedEncoder`), less 1/C. W_t has the prior N(0, I) and
+    borrows nothing; the map A_ut and its gate g_ut are directed. Both are inferred in closed form:
+    each task's data are a Gaussian site, given the gates weights are Gaussian, and gates are drawn
+    by Gibbs sampling with all weights integrated out. For classes, and for encoders that take no
+    gradient.
+
+    It is Xi et al. (2024, arXiv 2404.00885) for tasks with inputs of their own: one pass, a
+    spike-and-slab prior in place of their Gumbel gate.
+
+    :param scales: the values that s may have, all as likely.
+    """
+
+    kind: Kind = "gates"
+    borrows = True
+
+    def __init__(self, scales: Sequence[float] = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)) -> None:
+        super().__init__(mean=False, clusters=False, deviation="fixed")
+        if not scales or not all(0 < scale < float("inf") for scale in scales):
+            raise InputError(f"the pool's scales are {scales!r}; expected numbers above 0")
+        self.scales = [float(scale) for scale in scales]
+
+    def __repr__(self) -> str:
+        return f"Feedback(scales={self.scales!r})"
+
+
+class FeedbackWeights(NestedWeights):
+    """q(w_t) of weights whose last columns but the bias hear the other tasks' outputs.
+
+    :param pool: gives the scale of the maps.
+    :param num_tasks: T.
+    :param likelihood: gives the sites; each lender has as many columns as it has rows, K.
+    :param latent_dim: d_z, the columns that hear included.
+    :param heard: how many lenders each task hears, L: T - 1, or 0 for tasks by themselves.
+    :param bias: whether the weights have a bias as their last column.
+
+    :ivar open: the chance that each gate is open, ``[T, L]`` float64.
+    """
+
+    pool: Feedback
+    open: Tensor
+
+    def __init__(
+        self,
+        pool: Feedback,
+        num_tasks: int,
+        likelihood: Likelihood,
+        latent_dim: int,
+        heard: int,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(pool, num_tasks, likelihood, latent_dim, bias)
+        rows = likelihood.num_outputs
+        groups = self._prior.groups.clone()
+        groups[latent_dim - heard * rows : latent_dim] += 1 + torch.arange(heard * rows) // rows
+        self._prior = dataclasses.replace(self._prior, groups=groups)
+        self.groups = groups
+        self.heard = heard
+        self.register_buffer("open", torch.full((num_tasks, heard), 0.5, dtype=torch.float64))
+        start = torch.ones(_CHAINS, num_tasks, heard, dtype=torch.bool)
+        self._stand("chain", start, self.loc.new_full((_CHAINS,), pool.scales[0] ** 2))
+        self._stand("draw", start, self.loc.new_full((_CHAINS,), pool.scales[0] ** 2))
+
+    def _stand(self, role: str, gates: Tensor, square: Tensor) -> None:
+        """Stand at these gates, ``[S, T, L]``, and at s^2, ``[S]``; or keep them as draws."""
+        for name in ("labels", "deviation_spread", "cluster", "mean", "noise", "noise_spread"):
+            value = getattr(self, f"{role}_{name}")[:1]  # what this prior does without
+            setattr(self, f"{role}_{name}", value.repeat(len(gates), *(1,) * (value.dim() - 1)))
+        setattr(self, f"{role}_shared", square)
+        setattr(self, f"{role}_deviation", self._variances(gates, square))
+
+    def _variances(self, gates: Tensor, square: Tensor) -> Tensor:
+        """Of own columns, and of those of every lender, ``[..., T, 1 + L]``.
+
+        :param gates: ``[..., T, L]``; ``square``: s^2, ``[...]``.
+        """
+        wide = torch.where(gates, square[..., None, None], _CLOSED**2)
+        return torch.cat([wide.new_ones(*wide.shape[:-1], 1), wide], -1)
+
+    # Distributions
+
+    def _moments(self, deviation: Tensor) -> Moments:
+        """q(w) given these variances ``[..., T, 1 + L]``: ``[..., T, K, q]``."""
+        sd = spread(deviation, self.get_buffer("groups")).sqrt().unsqueeze(-2)
+        inner = sd.unsqueeze(-1) * self.precision * sd.unsqueeze(-2)
+        inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        half = torch.linalg.solve_triangular(
+            torch.linalg.cholesky(inner), sd.diag_embed().expand_as(inner), upper=False
+        )
+        covariance = half.mT @ half
+        return Moments((covariance @ self.shift.unsqueeze(-1)).squeeze(-1), covariance)
+
+    def by_draw(self) -> Moments:
+        return self._moments(self.draws.deviation)
+
+    def _of_gates(self, draw: Tensor | None) -> Tensor:
+        """The variances of a draw of the gates, ``[..., T, 1, L]``, s as in the mean draw of it."""
+        if draw is None:
+            return self.draws.deviation[0]
+        square = self.draws.shared.log().mean().exp()
+        return self._variances(draw.squeeze(-2) > 0.5, square)
+
+    def forward(self, draw: Tensor | None = None) -> dist.TorchDistribution:
+        if draw is None and self.heard:
+            return self._mixture()
+        given = self._moments(self._of_gates(draw))
+        return self._normal(Moments(given.loc.unsqueeze(-3), given.covariance.unsqueeze(-4)))
+
+    def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution:
+        """p(w | gates) = N(0, V), batch shape ``[..., T, 1]``."""
+        sd = spread(self._of_gates(draw), self.get_buffer("groups")).sqrt()[..., None, None, :]
+        sd = sd.expand(*sd.shape[:-2], *self.event_shape)
+        return dist.MultivariateNormal(torch.zeros_like(sd), scale_tril=sd.diag_embed()).to_event(1)
+
+    # What moves
+
+    @torch.no_grad()
+    def look(self, likelihood: Likelihood, last: bool = False) -> None:
+        """Some sweeps over the gates and the scale of maps, given the sites as they are."""
+        generator = torch.Generator().manual_seed(int(self.seed) + 7919 * int(self.steps))
+        self.steps += 1
+        gates, square = self.chain_deviation[..., 1:] > _CLOSED, self.chain_shared
+        if self.heard:
+            sites = self._of_maps()
+            chances, kept = [], []
+            for number in range(_BURN_IN + _SWEEPS if last else 1):
+                square = self._draw_scale(*sites, gates, generator)
+                if int(self.steps) > _ALL_OPEN:
+                    gates, chance = self._draw_gates(*sites, gates, square, generator)
+                else:
+                    chance = torch.full_like(gates, 0.5, dtype=square.dtype)
+                if number >= _BURN_IN or not last:
+                    chances.append(chance.mean(0))
+                    kept.append((gates, square))
+            self.open = torch.stack(chances).mean(0)
+            every = max(1, len(kept) // _KEPT)
+            parts = (torch.cat(part) for part in zip(*kept[every - 1 :: every], strict=True))
+            self._stand("draw", *parts)
+            self._stand("chain", gates, square)
+        self.loc, self.covariance = averaged(self.by_draw())
+
+    def _of_maps(self) -> tuple[Tensor, Tensor]:
+        """What the sites say of the maps, own weights integrated out.
+
+        :return: precision ``[T, K, L K, L K]`` and shift ``[T, K, L K]``.
+        """
+        own = self.get_buffer("groups") == 0
+        precision, shift = self.precision, self.shift
+        inner = precision[..., own, :][..., own]
+        inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        both = torch.cat([precision[..., own, :][..., ~own], shift[..., own].unsqueeze(-1)], -1)
+        half = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), both, upper=False)
+        left, right = half[..., :-1], half[..., -1:]
+        seen = precision[..., ~own, :][..., ~own] - left.mT @ left
+        return seen, shift[..., ~own] - (left.mT @ right).squeeze(-1)
+
+    def _log_evidence(
+        self, precision: Tensor, shift: Tensor, gates: Tensor, square: Tensor
+    ) -> Tensor:
+        """log p(D | gates, s) but for a constant, ``[S, T]``.
+
+        :param precision: of :meth:`_of_maps`; ``shift``: likewise.
+        :param gates: ``[S, T, L]``; ``square``: s^2, ``[S]``.
+        """
+        sd = self._variances(gates, square)[..., 1:].sqrt()
+        sd = sd.repeat_interleave(self.event_shape[0], -1).unsqueeze(-2)  # [S, T, 1, L K]
+        inner = sd.unsqueeze(-1) * precision * sd.unsqueeze(-2)
+        inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        factor = torch.linalg.cholesky(inner)
+        fit = torch.linalg.solve_triangular(factor, (sd * shift).unsqueeze(-1), upper=False)
+        size = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return (0.5 * fit.square().sum((-2, -1)) - size).sum(-1)
+
+    def _draw_scale(
+        self, precision: Tensor, shift: Tensor, gates: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """s^2 of every chain, ``[S]``, given its gates."""
+        squares = shift.new_tensor(self.pool.scales).square()
+        ways = gates.repeat(len(squares), 1, 1), squares.repeat_interleave(len(gates))
+        evidence = self._log_evidence(precision, shift, *ways).sum(-1).view(len(squares), -1)
+        uniform = torch.rand(len(gates), generator=generator, dtype=torch.float64).to(shift.device)
+        below = evidence.softmax(0).cumsum(0) < uniform
+        return squares[below.sum(0).clamp_max(len(squares) - 1)]
+
+    def _draw_gates(
+        self,
+        precision: Tensor,
+        shift: Tensor,
+        gates: Tensor,
+        square: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Every gate given the others, and the chance with which it was open, ``[S, T, L]``."""
+        chance = torch.full_like(gates, 0.5, dtype=shift.dtype)
+        uniform = torch.rand(gates.shape, generator=generator, dtype=torch.float64)
+        uniform = uniform.to(shift.device)
+        for slot in torch.randperm(self.heard, generator=generator).tolist():
+            ways = gates.repeat(2, 1, 1, 1)
+            ways[0, ..., slot], ways[1, ..., slot] = False, True
+            evidence = self._log_evidence(precision, shift, ways.flatten(0, 1), square.repeat(2))
+            closed, opened = evidence.chunk(2)
+            chance[..., slot] = (opened - closed).sigmoid()
+            gates = ways[0]
+            gates[..., slot] = uniform[..., slot] < chance[..., slot]
+        return gates, chance
+
+
+class FeedbackBorrowing(Borrowing):
+    """The gates of feedback, whose chances are those of the weights' posterior."""
+
+    def bind(self, weights: nn.Module) -> None:
+        """Say whose gates these are."""
+        assert isinstance(weights, FeedbackWeights)
+        self._weights = (weights,)  # in a tuple: not a submodule
+
+    def _add_slots(self) -> None:
+        super()._add_slots()
+        del self.logits
+
+    def relatedness_posterior(self) -> dist.TorchDistribution:
+        """Independent Bernoulli gates, batch shape ``[T, 1]``, event shape ``[L]``."""
+        return dist.Bernoulli(self._weights[0].open.unsqueeze(-2)).to_event(1)
+
+    def relatedness_prior(self) -> dist.TorchDistribution:
+        """Every gate is open with the chance 1/2."""
+        half = torch.full_like(self._weights[0].open, 0.5)
+        return dist.Bernoulli(half.unsqueeze(-2)).to_event(1)
+
+    def probabilities(self) -> Tensor:
+        return self._weights[0].open
+
+    def update(self, lenders: Gaussians | None, *args: Any, **kwargs: Any) -> None:
+        """Nothing: gates move with the weights."""

@@ -1,0 +1,94 @@
+"""Stacking: features of a task are its representations and what other tasks' classifiers say."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_vmtl.data import Batch
+from pyro_vmtl.model.encoders import Encoder
+from pyro_vmtl.model.likelihoods import CategoricalLikelihood, Likelihood, with_bias
+from pyro_vmtl.model.priors.feedback import Feedback, FeedbackWeights
+
+__all__ = ["StackedEncoder"]
+
+_STEPS = 18  # conjugate steps of the classifiers
+
+
+class StackedEncoder(Encoder):
+    """[z(x), p_u(x) of every other task u]: stacked generalisation (Wolpert 1992) across tasks.
+
+    p_u are the class probabilities of u's own classifier, in the coordinates of its likelihood:
+    of C > 2 classes, orthonormal contrasts, in which uniform chances are 0; of two, the chance of
+    the second less 1/2. Classifiers are fitted by :meth:`learn_outputs`, each to the rows of its
+    task alone, and frozen at their posterior means: rows of one task are no rows of another, so that none is heard about
+    by a classifier that was fitted to it.
+
+    :param own: the encoder of z, a function of x.
+    :param num_tasks: T.
+    :param likelihood: of the tasks, K rows of weights.
+    :param bias: whether the classifiers have a bias.
+    """
+
+    has_density = False
+    loc: Tensor
+    lender_of_slot: Tensor
+
+    def __init__(
+        self, own: Encoder, num_tasks: int, likelihood: CategoricalLikelihood, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.own = own
+        self.input_shape = own.input_shape
+        self.heard = num_tasks - 1
+        rows, columns = likelihood.num_outputs, own.latent_dim + int(bias)
+        self.latent_dim = own.latent_dim + self.heard * rows
+        others = [[u for u in range(num_tasks) if u != t] for t in range(num_tasks)]
+        slots = torch.tensor(others, dtype=torch.int64).view(num_tasks, self.heard)
+        self.register_buffer("lender_of_slot", slots, persistent=False)
+        start = torch.zeros(num_tasks, rows, columns, dtype=torch.float64)
+        self.register_buffer("loc", start)
+        directions = likelihood.class_weights(torch.eye(rows, dtype=torch.float64))
+        self.register_buffer("directions", directions, persistent=False)
+
+    def learn_from(self, x: Tensor, centre: bool = True) -> None:
+        self.own.learn_from(x, centre)
+
+    def sentences(self) -> list[str]:
+        return self.own.sentences()
+
+    @torch.no_grad()
+    def learn_outputs(self, batch: Batch, likelihood: Likelihood) -> None:
+        """Fit every task's own classifier, under the prior N(0, I), and freeze it.
+
+        :param batch: all training samples.
+        :param likelihood: of the tasks.
+        """
+        num_tasks, columns = len(self.loc), self.loc.shape[-1]
+        dim = self.own.latent_dim
+        alone = FeedbackWeights(Feedback(), num_tasks, likelihood, dim, 0, columns > dim)
+        z = self.own(batch.x)
+        for _ in range(_STEPS):
+            alone.update(batch, z, likelihood)
+        self.loc.copy_(alone.loc)
+
+    def outputs(self, z: Tensor) -> Tensor:
+        """What every classifier says of every sample, ``[T, T, B, K]``, the classifier first.
+
+        :param z: ``[T, B, d_z]``.
+        """
+        features = with_bias(z.double(), self.loc.shape[-1])
+        eta = torch.einsum("tbq,ukq->utbk", features, self.loc)
+        if eta.shape[-1] == 1:
+            return eta.sigmoid() - 0.5
+        return (eta @ self.directions.T).softmax(-1) @ self.directions
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        z = self.own(x).mean
+        num_tasks = len(z)
+        every = self.outputs(z)
+        own = torch.arange(num_tasks, device=z.device).unsqueeze(-1)
+        heard = every[self.lender_of_slot, own]  # [T, L, B, K]
+        heard = heard.transpose(1, 2).flatten(2).to(z.dtype)
+        return dist.Delta(torch.cat([z, heard], -1), event_dim=1)
