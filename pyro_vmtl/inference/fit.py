@@ -48,6 +48,7 @@ from pyro_vmtl.model import (
     SITES,
     VMTL,
     Bernoulli,
+    Feedback,
     NegativeBinomial,
     NestedWeights,
     Settings,
@@ -273,8 +274,8 @@ def build(tasks: TaskSet, settings: Settings | None = None, **choices: Any) -> V
     encoder.learn_from(tasks.x, centre=settings.bias)
     likelihood.check(tasks)
     likelihood.learn_from(tasks.y[tasks.labelled], centre=settings.bias)
-    if isinstance(encoder, StackedEncoder):
-        encoder.learn_outputs(tasks.dense(), likelihood)
+    if isinstance(encoder, StackedEncoder) and isinstance(vmtl.pool, Feedback):
+        encoder.learn_outputs(tasks.dense(), likelihood, vmtl.pool)
     return vmtl
 
 

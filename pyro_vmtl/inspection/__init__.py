@@ -29,6 +29,7 @@ from pyro_vmtl.inspection.out_of_distribution import (
     out_of_distribution_auroc,
     out_of_distribution_table,
 )
+from pyro_vmtl.inspection.output_maps import output_maps
 from pyro_vmtl.inspection.plots import (
     plot_bands,
     plot_calibration,
@@ -114,6 +115,7 @@ __all__ = [
     "leave_out_task",
     "out_of_distribution_auroc",
     "out_of_distribution_table",
+    "output_maps",
     "partitions",
     "pit_histogram",
     "pit_values",

@@ -59,15 +59,16 @@ class StackedEncoder(Encoder):
         return self.own.sentences()
 
     @torch.no_grad()
-    def learn_outputs(self, batch: Batch, likelihood: Likelihood) -> None:
-        """Fit every task's own classifier, under the prior N(0, I), and freeze it.
+    def learn_outputs(self, batch: Batch, likelihood: Likelihood, pool: Feedback) -> None:
+        """Fit every task's own classifier, and freeze it.
 
         :param batch: all training samples.
         :param likelihood: of the tasks.
+        :param pool: gives the prior of a task's own weights.
         """
         num_tasks, columns = len(self.loc), self.loc.shape[-1]
         dim = self.own.latent_dim
-        alone = FeedbackWeights(Feedback(), num_tasks, likelihood, dim, 0, columns > dim)
+        alone = FeedbackWeights(pool, num_tasks, likelihood, dim, 0, columns > dim)
         z = self.own(batch.x)
         for _ in range(_STEPS):
             alone.update(batch, z, likelihood)

@@ -34,32 +34,41 @@ class Feedback(Nested):
 
     .. math::
         \eta_t(x) = W_t z(x) + \sum_{u \neq t} g_{ut} A_{ut}\, p_u(x), \qquad
-        g_{ut} \sim \mathrm{Bernoulli}(1/2), \quad A_{ut} \sim N(0, s^2 I)
+        g_{ut} \sim \mathrm{Bernoulli}(1/2), \quad A_{ut} \sim N(0, s^2 I), \quad
+        W_t \sim N(0, v^2 I)
 
-    p_u(x) are the class probabilities of u's own classifier, fitted to u's rows alone and then
-    frozen (:class:`pyro_vmtl.model.StackedEncoder`), less 1/C. W_t has the prior N(0, I) and
-    borrows nothing; the map A_ut and its gate g_ut are directed. Both are inferred in closed form:
-    each task's data are a Gaussian site, given the gates weights are Gaussian, and gates are drawn
-    by Gibbs sampling with all weights integrated out. For classes, and for encoders that take no
-    gradient.
+    p_u(x) are the class probabilities, less 1/C, of u's own classifier: it is fitted to u's rows
+    alone, under the prior of W_u, and then frozen (:class:`pyro_vmtl.model.StackedEncoder`). W_t
+    borrows nothing; the map A_ut and its gate g_ut are directed, from u to t. All is inferred in
+    closed form: each task's data are a Gaussian site, weights given the gates are Gaussian, and
+    gates and s are drawn by Gibbs sampling with all weights integrated out.
 
-    It is Xi et al. (2024, arXiv 2404.00885) for tasks with inputs of their own: one pass, a
-    spike-and-slab prior in place of their Gumbel gate.
+    After Xi, Gao, Xu, Guo and Jin (2024, arXiv 2404.00885), for tasks with inputs of their own: one
+    pass, and a spike-and-slab prior in place of their Gumbel gate. For classes without an order,
+    and encoders that take no gradient.
 
-    :param scales: the values that s may have, all as likely.
+    :param own_scale: v, the standard deviation of a task's own weights.
+    :param map_scales: the values that s may have, one for all pairs of tasks, all as likely.
     """
 
     kind: Kind = "gates"
     borrows = True
 
-    def __init__(self, scales: Sequence[float] = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)) -> None:
+    def __init__(
+        self,
+        own_scale: float = 2.0,
+        map_scales: Sequence[float] = (2.8, 4.0, 5.6, 8.0, 11.0),
+    ) -> None:
         super().__init__(mean=False, clusters=False, deviation="fixed")
-        if not scales or not all(0 < scale < float("inf") for scale in scales):
-            raise InputError(f"the pool's scales are {scales!r}; expected numbers above 0")
-        self.scales = [float(scale) for scale in scales]
+        if not 0 < own_scale < float("inf"):
+            raise InputError(f"the pool's own_scale is {own_scale}; expected a number above 0")
+        if not map_scales or not all(0 < scale < float("inf") for scale in map_scales):
+            raise InputError(f"the pool's map_scales are {map_scales}; expected numbers above 0")
+        self.own_scale = float(own_scale)
+        self.map_scales = [float(scale) for scale in map_scales]
 
     def __repr__(self) -> str:
-        return f"Feedback(scales={self.scales!r})"
+        return f"Feedback(own_scale={self.own_scale!r}, map_scales={self.map_scales!r})"
 
 
 class FeedbackWeights(NestedWeights):
@@ -96,8 +105,8 @@ class FeedbackWeights(NestedWeights):
         self.heard = heard
         self.register_buffer("open", torch.full((num_tasks, heard), 0.5, dtype=torch.float64))
         start = torch.ones(_CHAINS, num_tasks, heard, dtype=torch.bool)
-        self._stand("chain", start, self.loc.new_full((_CHAINS,), pool.scales[0] ** 2))
-        self._stand("draw", start, self.loc.new_full((_CHAINS,), pool.scales[0] ** 2))
+        self._stand("chain", start, self.loc.new_full((_CHAINS,), pool.map_scales[0] ** 2))
+        self._stand("draw", start, self.loc.new_full((_CHAINS,), pool.map_scales[0] ** 2))
 
     def _stand(self, role: str, gates: Tensor, square: Tensor) -> None:
         """Stand at these gates, ``[S, T, L]``, and at s^2, ``[S]``; or keep them as draws."""
@@ -113,7 +122,8 @@ class FeedbackWeights(NestedWeights):
         :param gates: ``[..., T, L]``; ``square``: s^2, ``[...]``.
         """
         wide = torch.where(gates, square[..., None, None], _CLOSED**2)
-        return torch.cat([wide.new_ones(*wide.shape[:-1], 1), wide], -1)
+        own = wide.new_full((*wide.shape[:-1], 1), self.pool.own_scale**2)
+        return torch.cat([own, wide], -1)
 
     # Distributions
 
@@ -185,7 +195,7 @@ class FeedbackWeights(NestedWeights):
         own = self.get_buffer("groups") == 0
         precision, shift = self.precision, self.shift
         inner = precision[..., own, :][..., own]
-        inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        inner.diagonal(dim1=-2, dim2=-1).add_(self.pool.own_scale**-2)
         both = torch.cat([precision[..., own, :][..., ~own], shift[..., own].unsqueeze(-1)], -1)
         half = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), both, upper=False)
         left, right = half[..., :-1], half[..., -1:]
@@ -213,7 +223,7 @@ class FeedbackWeights(NestedWeights):
         self, precision: Tensor, shift: Tensor, gates: Tensor, generator: torch.Generator
     ) -> Tensor:
         """s^2 of every chain, ``[S]``, given its gates."""
-        squares = shift.new_tensor(self.pool.scales).square()
+        squares = shift.new_tensor(self.pool.map_scales).square()
         ways = gates.repeat(len(squares), 1, 1), squares.repeat_interleave(len(gates))
         evidence = self._log_evidence(precision, shift, *ways).sum(-1).view(len(squares), -1)
         uniform = torch.rand(len(gates), generator=generator, dtype=torch.float64).to(shift.device)
