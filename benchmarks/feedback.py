@@ -1,15 +1,16 @@
 """Does feedback between outputs find what no prior of weights can?
 
-Real digits (`relabelled_digits`), 8 images a class and task: three tasks label them by one code, one task
-by a permutation of it, so that the lone task has nobody whose weights would help.
+Real digits (`relabelled_digits`), 8 images a class and task: three tasks label them by one code,
+one task by a permutation of it, so that the lone task has nobody whose weights would help.
 
     python benchmarks/feedback.py                     # seeds 400 to 404, a quarter of an hour
     python benchmarks/feedback.py --seeds 0 1 2       # seeds to develop with
 
 - `lone`: test NLL of the lone task with feedback, with no lenders under the same prior of its own
-  weights N(0, 4 I), with `standard`, N(0, I), and with the pool nested, all in closed form on the same
-  principal components; for how many of the ten columns of its maps, of each of the three lenders and
-  of their sum, the largest entry is that of the true permutation; and the chances of its gates;
+  weights, N(0, 4 I), with `standard`, N(0, I), and with the pool nested, all in closed form on the
+  same principal components; for how many of the ten columns of its maps, of each of the three
+  lenders and of their sum, the largest entry is that of the true permutation; and the chances of
+  its gates;
 - `random`: the labels of the three lenders are dealt out at random: the same of what is left.
 
 Results go to a CSV, the summary over seeds, mean ± sd, is printed as Markdown.
@@ -62,7 +63,7 @@ def drawn(seed: int, random: bool = False) -> pv.TaskSplits:
 
 
 def truth(train: pv.TaskSet) -> npt.NDArray[Any]:
-    """For each class of the lenders, the class of the lone task that is the same digit, ``[10]``."""
+    """For each class of the lenders, the lone task's class of the same digit, ``[10]``."""
     assert train.sources is not None
     digit = load_digits().target[train.sources.numpy()]
     task, y = train.task.numpy(), train.y.numpy()

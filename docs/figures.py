@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from PIL import Image
+from sklearn.datasets import load_digits
 
 import pyro_vmtl as pv
 from pyro_vmtl.inspection import (
@@ -413,11 +416,58 @@ def grouping() -> None:
     save("grouping", ax)
 
 
+def feedback() -> None:
+    """The map between two codes of labels beside the true one, and gates of lenders."""
+    splits = pv.relabelled_digits(shots=8, validation_shots=0)
+    names = splits.train.names
+    train = splits.train.select([names[0], *names[1::2]])
+    settings = pv.Settings(encoder=pv.PrincipalComponents(50), pool=pv.Feedback())
+    fitted = pv.fit(train, settings=settings, log_warnings=False)
+    y = train.y.clone()
+    for lender in (1, 2, 3):
+        rows = train.indices(lender)
+        y[rows] = y[rows][torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+    random = pv.fit(replace(train, y=y), settings=settings, log_warnings=False)
+    digit = load_digits().target[train.sources.numpy()]
+    code = [
+        dict(zip(digit[r], train.y.numpy()[r], strict=True)) for r in map(train.indices, (0, 1))
+    ]
+    true = np.zeros((10, 10))
+    for d in range(10):
+        true[code[0][d], code[1][d]] = 1
+    ax = panels(3, 4.6, 4.2)
+    learned = pv.output_maps(fitted)[0].sum(0)
+    limit = abs(learned).max()
+    for one, values, title, options in (
+        (
+            ax[0],
+            learned,
+            "learned, sum over lenders",
+            {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit},
+        ),
+        (ax[1], true, "true", {"cmap": "Greys"}),
+    ):
+        one.imshow(values, **options)
+        one.set(xticks=range(10), yticks=range(10), xlabel="class of the lenders", title=title)
+    ax[0].set_ylabel("class of the lone task")
+    plt.colorbar(ax[0].images[0], ax=ax[0], shrink=0.8)
+    for number, (fit, label) in enumerate(((fitted, "true labels"), (random, "random labels"))):
+        gates = fit.vmtl.borrowing["weights"].probabilities()[0]
+        show(f"gates of lenders with {label}", str(gates.numpy().round(3)))
+        ax[2].bar(np.arange(3) + 0.4 * number - 0.2, gates, 0.4, label=label)
+    ax[2].axhline(0.5, color="grey", lw=0.8, ls="--")
+    ax[2].set(xticks=range(3), xticklabels=train.names[1:], ylim=(0, 1.18))
+    ax[2].set(title="chance that the lone task's gate is open")
+    ax[2].legend(loc="upper left", ncols=2, fontsize=8)
+    save("feedback", ax)
+
+
 PAGES: dict[str, Callable[[], None]] = {
     "relatedness": relatedness,
     "training": training,
     "influence": influence,
     "grouping": grouping,
+    "feedback": feedback,
     "arviz": arviz,
     "report": report,
     "uncertainty": uncertainty,

@@ -243,6 +243,19 @@ def test_the_page_on_tables_prints_what_it_says(
         assert _alike(said, printed), f"{code}\nprinted\n{printed}"
 
 
+def test_the_tables_of_feedback_are_the_summary_of_its_results() -> None:
+    results = pd.read_csv(RESULTS / "feedback" / "feedback.csv")
+    said = _benchmark("feedback").summary(results).splitlines()
+    text = (ROOT / "docs" / "feedback.md").read_text()
+    rows = [line for line in text.splitlines() if re.match(r"\| (lone|random) \|", line)]
+    assert len(rows) >= 12
+    for row in rows:
+        assert row in said, row
+    of = results.set_index(["check", "pool", "number", "seed"])["value"]
+    apart = of["random", "feedback", "nll"] - of["random", "no lenders", "nll"]
+    assert apart.abs().max() < 0.005
+
+
 @pytest.mark.parametrize("page", ["influence", "grouping"])
 def test_the_tables_of_influence_and_groups_are_the_summary_of_their_results(page: str) -> None:
     said = _benchmark("influence").summary(pd.read_csv(RESULTS / "influence.csv")).splitlines()

@@ -22,8 +22,11 @@ def check_closed_form(
     :raises InputError: for another pool, an encoder that was trained, or other tasks.
     """
     weights = fitted.vmtl.classifier
-    nested = isinstance(weights, NestedWeights) and not isinstance(weights, FeedbackWeights)
-    if not nested or not takes_no_gradient(fitted.settings.encoder):
+    if (
+        not isinstance(weights, NestedWeights)
+        or isinstance(weights, FeedbackWeights)
+        or not takes_no_gradient(fitted.settings.encoder)
+    ):
         raise InputError(
             f"{what} need weights in closed form and an encoder that takes no gradient; expected a "
             "model with the pool Nested on a table, or pv.compare of several fits on held-out data"

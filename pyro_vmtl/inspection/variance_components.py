@@ -52,8 +52,11 @@ def variance_components(fitted: FittedVMTL, coverage: float = 0.9, seed: int = 0
     :raises InputError: for another model.
     """
     weights = fitted.vmtl.classifier
-    nested = isinstance(weights, NestedWeights) and not isinstance(weights, FeedbackWeights)
-    if not nested or not takes_no_gradient(fitted.settings.encoder):
+    if (
+        not isinstance(weights, NestedWeights)
+        or isinstance(weights, FeedbackWeights)
+        or not takes_no_gradient(fitted.settings.encoder)
+    ):
         raise InputError(
             "variance components need weights in closed form and inputs that are known; expected a "
             "model with the pool Nested on a table"

@@ -22,8 +22,8 @@ class StackedEncoder(Encoder):
     p_u are the class probabilities of u's own classifier, in the coordinates of its likelihood:
     of C > 2 classes, orthonormal contrasts, in which uniform chances are 0; of two, the chance of
     the second less 1/2. Classifiers are fitted by :meth:`learn_outputs`, each to the rows of its
-    task alone, and frozen at their posterior means: rows of one task are no rows of another, so that none is heard about
-    by a classifier that was fitted to it.
+    task alone, and frozen at their posterior means. A row belongs to one task, and no task hears
+    its own classifier: what is heard of a row has not seen its label.
 
     :param own: the encoder of z, a function of x.
     :param num_tasks: T.
@@ -33,6 +33,7 @@ class StackedEncoder(Encoder):
 
     has_density = False
     loc: Tensor
+    directions: Tensor
     lender_of_slot: Tensor
 
     def __init__(

@@ -16,6 +16,7 @@ from pyro_vmtl.model import (
     Architecture,
     BayesianLinear,
     Clustered,
+    Feedback,
     Geometric,
     Hierarchical,
     Identity,
@@ -51,6 +52,7 @@ NESTED: dict[str, Pool] = {
     "nested, no clusters": Nested(clusters=False, deviation="shared"),
     "nested, alone": Nested(mean=False, clusters=False, deviation="fixed"),
 }
+FEEDBACK: dict[str, Pool] = {"feedback": Feedback()}
 LENDERS: dict[str, type[Lenders]] = {"recursive": Recursive, "anchored": Anchored}
 ENCODERS: dict[str, Architecture] = {
     "identity": Identity(),
@@ -101,6 +103,8 @@ def _cases() -> Iterator[tuple[str, str, str, str, Classifier]]:
         *zip(ENCODERS, cycle(KINDS), strict=False),
     ]:
         yield next(parts), "recursive", encoder, kind, "conjugate"
+    for encoder, kind in (("components", "classification"), ("identity", "two classes")):
+        yield "feedback", "recursive", encoder, kind, "conjugate"
 
 
 def _of_mean_field() -> Iterator[tuple[str, str, str, str]]:
@@ -128,7 +132,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     pool, lenders, encoder, kind, classifier = request.param
     # Where tasks have layers of their own, or samples views through tasks, they borrow those too.
     lent = {"layers", "gaussian", "per task", "layer, samples"}
-    prior = (POOLS | NESTED)[pool]
+    prior = (POOLS | NESTED | FEEDBACK)[pool]
     if prior.needs_own_evidence:
         lent = {"layers"}
     borrows = pool in POOLS and prior.borrows and encoder in lent

@@ -56,6 +56,9 @@ VIEWS = ("vmtl", "vmtl_linear")
 WITHOUT_VIEWS = ("identity", "principal_components", "deterministic", "bayesian_linear")
 # These are conjugate, and the paper's model is mean-field.
 CONJUGATE = ("complete_pooling", "varying_intercepts")
+# This is conjugate as well, for classes alone, and takes no learned encoder.
+FEEDBACK = "feedback"
+FIXED = ("default", "identity", "principal_components")
 
 Read = Callable[..., Plan]
 
@@ -96,6 +99,10 @@ def test_trains(read: Read, recipe: str, data: str, model: str) -> None:
         return  # tests/runs/test_paper_recipe.py has what is said then
     if recipe in OF_CLASSES and data == "rotated_digits":
         return  # tests/inference/test_weighting.py has what is said then
+    if recipe == FEEDBACK and (model not in FIXED or data == "rotated_digits"):
+        with pytest.raises(InputError, match="the pool is Feedback"):
+            _model(read(recipe, f"data={data}", f"model={model}"))
+        return
     overrides = [f"data={data}", f"model={model}"]
     if recipe in CONJUGATE or (recipe, model) == ("default", "identity"):
         # Cubes of so many features are drawn from that digits take minutes.
@@ -126,6 +133,8 @@ def test_composes_with_every_model_and_keeps_budget_and_width(read: Read, model:
     for recipe in RECIPES:
         if recipe in VIEWS and model in WITHOUT_VIEWS:
             continue
+        if recipe == FEEDBACK:
+            continue  # it has a column for each class that it hears, and a default of its own
         if recipe in CONJUGATE and model == "paper":
             with pytest.raises(InputError, match="the classifier is 'mean_field' and the pool"):
                 _model(read(recipe, f"model={model}"))

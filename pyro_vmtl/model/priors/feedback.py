@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -51,7 +51,7 @@ class Feedback(Nested):
     :param map_scales: the values that s may have, one for all pairs of tasks, all as likely.
     """
 
-    kind: Kind = "gates"
+    kind: ClassVar[Kind] = "gates"
     borrows = True
 
     def __init__(
@@ -86,6 +86,8 @@ class FeedbackWeights(NestedWeights):
 
     pool: Feedback
     open: Tensor
+    chain_deviation: Tensor
+    chain_shared: Tensor
 
     def __init__(
         self,

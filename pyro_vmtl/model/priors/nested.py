@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from operator import index
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
@@ -18,7 +18,7 @@ from pyro_vmtl.distributions import Gaussians, Relatives
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.likelihoods import Likelihood, with_bias
-from pyro_vmtl.model.pools import Pool
+from pyro_vmtl.model.pools import Kind, Pool
 from pyro_vmtl.model.posteriors import WeightsPosterior
 from pyro_vmtl.model.priors.conditionals import averaged, cavity, posterior, product
 from pyro_vmtl.model.priors.gibbs import (
@@ -81,7 +81,7 @@ class Nested(Pool):
     :param expected: the number of clusters that the prior expects among unlimited tasks.
     """
 
-    kind = "clusters"
+    kind: ClassVar[Kind] = "clusters"
 
     def __init__(
         self,
