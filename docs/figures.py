@@ -429,25 +429,17 @@ def feedback() -> None:
         y[rows] = y[rows][torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
     random = pv.fit(replace(train, y=y), settings=settings, log_warnings=False)
     digit = load_digits().target[train.sources.numpy()]
-    code = [
-        dict(zip(digit[r], train.y.numpy()[r], strict=True)) for r in map(train.indices, (0, 1))
-    ]
+    own = [train.indices(task) for task in (0, 1)]
+    code = [dict(zip(digit[rows], train.y[rows].tolist(), strict=True)) for rows in own]
     true = np.zeros((10, 10))
     for d in range(10):
         true[code[0][d], code[1][d]] = 1
     ax = panels(3, 4.6, 4.2)
     learned = pv.output_maps(fitted)[0].sum(0)
     limit = abs(learned).max()
-    for one, values, title, options in (
-        (
-            ax[0],
-            learned,
-            "learned, sum over lenders",
-            {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit},
-        ),
-        (ax[1], true, "true", {"cmap": "Greys"}),
-    ):
-        one.imshow(values, **options)
+    ax[0].imshow(learned, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    ax[1].imshow(true, cmap="Greys")
+    for one, title in zip(ax, ("learned, sum over lenders", "true"), strict=False):
         one.set(xticks=range(10), yticks=range(10), xlabel="class of the lenders", title=title)
     ax[0].set_ylabel("class of the lone task")
     plt.colorbar(ax[0].images[0], ax=ax[0], shrink=0.8)

@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
-from pyro_vmtl.model import ClusteredBorrowing, Recursive
+from pyro_vmtl.model import ClusteredBorrowing, FeedbackWeights, Recursive
 
 if TYPE_CHECKING:
     from tests.model.conftest import Case
@@ -78,6 +78,8 @@ def test_update_moves_what_is_to_move_and_no_parameter(case: Case) -> None:
             moving.add(f"borrowing.{site}.steps")
     if vmtl.classifier.is_conjugate:
         moving |= {f"classifier.{name}" for name in CONJUGATE}
+        if isinstance(vmtl.classifier, FeedbackWeights):
+            moving -= {"classifier.effective"}
         if vmtl.likelihood.has_noise:
             moving |= {"classifier.squares", "likelihood.raw_noise"}
     before, noise = _state(vmtl), torch.get_rng_state()

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.types import _size
 
 from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.errors import InputError
@@ -255,6 +256,15 @@ class FeedbackWeights(NestedWeights):
         return gates, chance
 
 
+class _Gates(dist.Bernoulli):
+    """Gates that are open or shut; nothing takes a gradient, so their draws owe none."""
+
+    has_rsample = True
+
+    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:
+        return self.sample(sample_shape)
+
+
 class FeedbackBorrowing(Borrowing):
     """The gates of feedback, whose chances are those of the weights' posterior."""
 
@@ -269,12 +279,12 @@ class FeedbackBorrowing(Borrowing):
 
     def relatedness_posterior(self) -> dist.TorchDistribution:
         """Independent Bernoulli gates, batch shape ``[T, 1]``, event shape ``[L]``."""
-        return dist.Bernoulli(self._weights[0].open.unsqueeze(-2)).to_event(1)
+        return _Gates(self._weights[0].open.unsqueeze(-2)).to_event(1)
 
     def relatedness_prior(self) -> dist.TorchDistribution:
         """Every gate is open with the chance 1/2."""
         half = torch.full_like(self._weights[0].open, 0.5)
-        return dist.Bernoulli(half.unsqueeze(-2)).to_event(1)
+        return _Gates(half.unsqueeze(-2)).to_event(1)
 
     def probabilities(self) -> Tensor:
         return self._weights[0].open
