@@ -54,6 +54,8 @@ Train = Callable[..., Path]
         ("seed=0,1", "seed=0,1 gives seed several values; expected one, seed=[0,1]"),
         ("--config-name=nosuch", "there is no configuration 'nosuch'; expected --config-name"),
         ("--multirun recipe=stl,nosuch", "there is no recipe 'nosuch'"),
+        ("recipe=feedback data=rotated_digits", "likelihood is Gaussian; expected classes without"),
+        ("recipe=feedback model=mlp", "which training changes: classifiers that are heard are"),
         ("--multirun seed=0,1 trainer.devices=2", "trainer.devices is 2 in a sweep, of which"),
     ],
 )
