@@ -285,7 +285,7 @@ class Sites:
 
 def spread(by_group: Tensor, groups: Tensor) -> Tensor:
     """Values by group, ``[..., G]``, at the entries, ``[..., q]``; 0 where the group is -1."""
-    padded = torch.cat([by_group, torch.zeros_like(by_group[..., :1])], -1)
+    padded = torch.nn.functional.pad(by_group, (0, 1))
     return padded[..., groups]
 
 
