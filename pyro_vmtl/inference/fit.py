@@ -288,7 +288,12 @@ def _decided(settings: Settings, tasks: TaskSet) -> tuple[Settings, tuple[str, .
             f"The likelihood is Bernoulli: all {tasks.num_outputs} outputs are 0 or 1 "
             "(likelihood=... decides).",
         )
-    return settings.for_data(tasks.input_shape, named=tasks.columns is not None), notes
+    return _for_data(settings, tasks), notes
+
+
+def _for_data(settings: Settings, tasks: TaskSet) -> Settings:
+    named = tasks.columns is not None
+    return settings.for_data(tasks.input_shape, named, tasks.is_classification)
 
 
 def fit(
@@ -344,7 +349,7 @@ def fit(
     notes: tuple[str, ...] = ()
     if vmtl is None:
         settings, notes = _decided(settings, tasks)
-    settings = settings.for_data(tasks.input_shape, named=tasks.columns is not None)
+    settings = _for_data(settings, tasks)
     _check_validation(tasks, validation)
     if validation is not None and not bool(validation.labelled.any()):
         validation = None

@@ -304,7 +304,9 @@ class TrainingModule(lightning.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self.vmtl.update(batch, last=batch_idx + 1 == len(self.batches))
+        # Weights in closed form are looked at longer when the fit has ended.
+        pauses = batch_idx + 1 == len(self.batches) and not self.vmtl.classifier.is_conjugate
+        self.vmtl.update(batch, last=pauses)
         self._last_batch = batch
 
     def _of_equal_tasks(self, batch: Batch) -> Batch:

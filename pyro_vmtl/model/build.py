@@ -56,6 +56,7 @@ _CHOICES: dict[str, type] = {
 }
 _CLASSIFIERS = ("conjugate", "mean_field", "point", "amortised")
 _FEATURES = 50  # vectors of at most so many numbers are taken as they are
+_LEARNED = MLP(latent_dim=16, stochastic=False)  # beside weights in closed form
 _OPEN = "default"  # what was left to the data
 # What models that were saved before there was a choice have.
 _EARLIER: dict[str, Any] = {"classifier": "mean_field", "likelihood": _OPEN}
@@ -133,25 +134,30 @@ class Settings:
                 f"the classifier is {self.classifier!r}; expected one of {list(_CLASSIFIERS)}"
             )
 
-    def for_data(self, input_shape: Sequence[int], named: bool = False) -> Settings:
+    def for_data(
+        self, input_shape: Sequence[int], named: bool = False, is_classification: bool = False
+    ) -> Settings:
         """The settings with what was left open decided for data of this shape.
 
         :param input_shape: of one sample.
         :param named: whether the inputs are the columns of a table.
+        :param is_classification: whether the targets are classes.
         :raises InputError: for choices that do not fit each other.
         """
         encoder, pool, classifier = self.encoder, self.pool, self.classifier
         if encoder is None:
-            stacks = isinstance(self.pool, Feedback)
-            encoder = PrincipalComponents(_FEATURES) if stacks else MLP()
-            if len(input_shape) == 1 and self.lets_pool_nest():
-                if input_shape[0] <= _FEATURES:
-                    encoder = Identity(standardise=not named)
-                elif named:
-                    encoder = PrincipalComponents(_FEATURES)
+            if not self.lets_pool_nest():
+                encoder = MLP()
+            elif len(input_shape) == 1 and input_shape[0] <= _FEATURES:
+                encoder = Identity(standardise=not named)
+            elif (len(input_shape) == 1 and named) or isinstance(self.pool, Feedback):
+                encoder = PrincipalComponents(_FEATURES)
+            else:
+                encoder = _LEARNED if is_classification else MLP()
         if pool is None:
             wants = classifier in (None, "conjugate")
-            pool = Nested() if wants and takes_no_gradient(encoder) else Clustered()
+            suits = takes_no_gradient(encoder) or (encoder is _LEARNED and is_classification)
+            pool = Nested() if wants and suits else Clustered()
         nested = isinstance(pool, Nested)
         if classifier is None:
             classifier = "conjugate" if nested else "mean_field"
@@ -202,7 +208,7 @@ def assemble(
     :param num_outputs: K, classes or regression outputs.
     :param input_shape: of one sample.
     """
-    settings = settings.for_data(input_shape)
+    settings = settings.for_data(input_shape, is_classification=is_classification)
     encoder = settings.encoder
     if isinstance(encoder, Architecture):
         encoder = encoder(input_shape, num_tasks)
@@ -288,7 +294,10 @@ def _classifier(
         )
     if isinstance(settings.pool, Nested):
         named = isinstance(settings.encoder, Identity)
-        return NestedWeights(settings.pool, num_tasks, likelihood, latent_dim, settings.bias, named)
+        learns = not takes_no_gradient(settings.encoder)
+        return NestedWeights(
+            settings.pool, num_tasks, likelihood, latent_dim, settings.bias, named, learns
+        )
     if settings.classifier == "point":
         return PointWeights(num_tasks, rows, latent_dim, settings.bias, jitter)
     if settings.classifier == "amortised":

@@ -353,9 +353,10 @@ class VMTL(PyroModule):
         :param batch: the batch of the iteration.
         :param last: whether training ends or pauses here, so that partitions are sampled now.
         """
-        with evaluating(self.encoder):  # what is remembered has no dropout noise
-            if isinstance(self.classifier, NestedWeights):
-                self.classifier.update(batch, self.encoder(batch.x), self.likelihood, last)
+        if isinstance(self.classifier, NestedWeights):
+            # As training sees representations, with dropout: sites average over its noise.
+            self.classifier.update(batch, self.encoder(batch.x), self.likelihood, last)
+        with evaluating(self.encoder):  # what else is remembered has no noise
             for program in self.programs()[1:]:
                 program.update(batch, last)
             lends = len(self.borrowing) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 from operator import index
 from typing import Any, ClassVar, Literal
@@ -37,6 +38,7 @@ Deviation = Literal["none", "intercept", "shared", "features", "fixed"]
 
 _CHAINS = 8
 _SWEEPS = 3  # in an update; the draws of the last two give the moments
+_EVERY = 20  # iterations between two updates, where an encoder learns; one sweep each
 _BURN_IN = 10  # sweeps of the last look that are thrown away
 _ROUND = 50  # sweeps between two looks at how many effective draws there are
 _ROUNDS = 16
@@ -196,6 +198,8 @@ class NestedWeights(WeightsPosterior):
     :param latent_dim: d_z.
     :param bias: whether the weights have a bias as their last column.
     :param named: whether inputs are named features.
+    :param learns: whether an encoder learns beside: then every twentieth iteration moves
+        them.
     :param rate: the least by which a step moves the sites: the k-th moves them by 6 / k, at most
         .7, until that is less. An encoder moves between two steps, so that old sites must be left.
     :raises InputError: if Lambda takes more than 512 MiB.
@@ -224,7 +228,8 @@ class NestedWeights(WeightsPosterior):
         latent_dim: int,
         bias: bool = True,
         named: bool = False,
-        rate: float = 0.1,
+        learns: bool = False,
+        rate: float = 0.2,
     ) -> None:
         super().__init__()
         rows, columns = likelihood.num_outputs, latent_dim + int(bias)
@@ -238,6 +243,9 @@ class NestedWeights(WeightsPosterior):
         self.pool = pool
         self.num_tasks = num_tasks
         self.event_shape = torch.Size([rows, columns])
+        self.every = _EVERY if learns else 1
+        self._asked: tuple[Tensor | None, ...] = ()
+        self._versions: list[int] = []
         self.rate = rate
         self.infers_noise = likelihood.has_noise
         self._prior = pool.hyperpriors(rows, columns, bias, named, num_tasks)
@@ -343,9 +351,15 @@ class NestedWeights(WeightsPosterior):
         return dist.MultivariateNormal(moments.loc, scale_tril=root).to_event(1)
 
     def _cavity(self, draw: Tensor | None) -> Moments:
-        state, shape = self._given(draw)
-        moments = cavity(self.evidence, self.prior, state)
-        return Moments(*(part.view(*shape, *part.shape[1:]) for part in moments))
+        # Guide and model ask for that of the same draw, one after the other.
+        asked = (draw, self.get_buffer("draw_labels"), self.precision, self.shift)
+        versions = [0 if part is None else part._version for part in asked]  # noqa: SLF001
+        if versions != self._versions or any(map(operator.is_not, asked, self._asked)):
+            state, shape = self._given(draw)
+            moments = cavity(self.evidence, self.prior, state)
+            self._answer = Moments(*(part.view(*shape, *part.shape[1:]) for part in moments))
+            self._asked, self._versions = asked, versions
+        return self._answer
 
     def _noise(self, draw: Tensor | None) -> Tensor:
         state, shape = self._given(draw)
@@ -398,8 +412,11 @@ class NestedWeights(WeightsPosterior):
         """
         if self.loc.is_meta:
             return  # there is nothing to see
-        self._step(batch, representations, likelihood)
-        self.look(likelihood, last)
+        if last or int(self.steps) % self.every == 0:
+            self._step(batch, representations, likelihood)
+            self.look(likelihood, last)
+        else:
+            self.steps += 1
 
     @torch.no_grad()
     def look(self, likelihood: Likelihood, last: bool = False) -> None:
@@ -414,9 +431,10 @@ class NestedWeights(WeightsPosterior):
         kept: list[State] = []
         means: list[Tensor] = []
         if not last:
-            for number in range(_SWEEPS):
+            sweeps = _SWEEPS if self.every == 1 else 1
+            for number in range(sweeps):
                 sweep(evidence, prior, chains, generator)
-                if number:
+                if number or sweeps == 1:
                     kept.append(_copy(chains))
         else:
             for _ in range(_BURN_IN):
@@ -470,7 +488,7 @@ class NestedWeights(WeightsPosterior):
     def _step(
         self, batch: Batch, representations: dist.TorchDistribution, likelihood: Likelihood
     ) -> None:
-        step = int(self.steps)
+        step = int(self.steps) // self.every
         exact = step == 0 or likelihood.sites_are_exact
         rate = 1.0 if exact else max(self.rate, min(0.7, 6 / step))
         # Before the first step the posterior says nothing that parameters could be fitted to.

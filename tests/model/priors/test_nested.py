@@ -136,18 +136,39 @@ class TestUpdate:
         kept = ("encoder.", "likelihood.target", "classifier.seed", "classifier.groups")
         assert not [name for name in moved if name.startswith(kept)]
 
-    def test_is_the_same_in_training_and_in_evaluation(self) -> None:
+    @pytest.mark.parametrize("dropout", [0.0, 0.5])
+    def test_sees_what_training_sees(self, dropout: float) -> None:
         tasks = _tasks("two classes")
-        encoder = MLP(3, hidden=(4,), dropout=0.5, stochastic=False)
+        encoder = MLP(3, hidden=(4,), dropout=dropout, stochastic=False)
         one = pv.build(tasks, encoder=encoder, pool=Nested()).train()
         other = copy.deepcopy(one).eval()
         for vmtl in (one, other):
             vmtl.update(tasks.dense())
-        buffers = dict(other.named_buffers())
-        for name, value in one.named_buffers():
-            assert value.equal(buffers[name]), name
+        same = one.classifier.precision.equal(other.classifier.precision)
+        assert same == (dropout == 0)
         assert all(parameter.grad is None for parameter in one.parameters())
         assert one.encoder.training
+
+    def test_waits_where_an_encoder_learns(self) -> None:
+        tasks = _tasks("two classes")
+        vmtl = pv.build(tasks, encoder=MLP(3, hidden=(4,), stochastic=False), pool=Nested())
+        vmtl.update(tasks.dense())
+        first = vmtl.classifier.precision.clone()
+        for _ in range(19):
+            vmtl.update(tasks.dense())
+        assert vmtl.classifier.precision.equal(first)
+        vmtl.update(tasks.dense())
+        assert not vmtl.classifier.precision.equal(first)
+
+    def test_is_asked_for_anew_after_it_has_moved(self) -> None:
+        tasks = _tasks("two classes")
+        vmtl = pv.build(tasks)
+        vmtl.update(tasks.dense())
+        draw = vmtl.classifier.relatedness().sample()
+        before = vmtl.weights_prior(draw).base_dist.loc
+        assert vmtl.weights_prior(draw).base_dist.loc.equal(before)
+        vmtl.classifier.shift.mul_(2)
+        assert not vmtl.weights_prior(draw).base_dist.loc.equal(before)
 
 
 class TestRegression:
@@ -375,8 +396,11 @@ class TestSettings:
         assert isinstance(table.pool, Nested)
         assert table.classifier == "conjugate"
         assert isinstance(Settings().for_data((50,)).pool, Nested)
+        digits = Settings().for_data((64,), is_classification=True)
+        assert digits.encoder == MLP(latent_dim=16, stochastic=False)
+        assert isinstance(digits.pool, Nested)
         digits = Settings().for_data((64,))
-        assert isinstance(digits.encoder, MLP)
+        assert digits.encoder == MLP()
         assert isinstance(digits.pool, Clustered)
         assert digits.classifier == "mean_field"
         assert isinstance(Settings().for_data((3, 8, 8)).encoder, MLP)
