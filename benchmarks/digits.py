@@ -114,6 +114,7 @@ def scores(chances: torch.Tensor, test: pv.TaskSet) -> dict[str, float | bool]:
 
 
 def main() -> None:
+    """Fit, score, write a row each and print what they come to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(400, 405)))
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 3])
@@ -135,9 +136,8 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows)
     table.round(4).to_csv(arguments.out, index=False)
-    spread = table.groupby(["shots", "method"])[
-        ["accuracy", "nll", "pooled_ece", "in_range", "seconds"]
-    ]
+    numbers = ["accuracy", "nll", "pooled_ece", "in_range", "seconds"]
+    spread = table.groupby(["shots", "method"])[numbers]
     print(spread.agg(["mean", "std"]).round(3).to_string())
 
 

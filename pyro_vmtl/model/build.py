@@ -68,9 +68,10 @@ class Settings:
 
     :ivar encoder: settings of one of the architectures, or an :class:`Encoder` of the user's own;
         None, :class:`Identity` for vectors of at most 50 numbers, :class:`PrincipalComponents` for
-        the rows of a wider table, and :class:`MLP` for others.
+        the rows of a wider table, and :class:`MLP` for others: of classes, where the pool may be
+        :class:`Nested`, a deterministic one with 16 outputs.
     :ivar pool: the prior of a task's weights; None, :class:`Nested` where the encoder has nothing
-        to learn, and :class:`Clustered` where it has.
+        to learn, or was left open and the targets are classes; else :class:`Clustered`.
     :ivar representation_pool: the same for representations: where they are Gaussian, of each sample
         as seen through the other tasks; else of encoder layers, one a task.
     :ivar lenders: the class of lenders.

@@ -24,6 +24,7 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL, predict
 from pyro_vmtl.model import (
     MLP,
+    VMTL,
     CategoricalLikelihood,
     Clustered,
     GaussianLikelihood,
@@ -63,8 +64,8 @@ def _fit(tasks: TaskSet, settings: Settings | None = None, seed: int = 0) -> Fit
     return pv.fit(tasks, settings=settings, seed=seed, accelerator="cpu", log_warnings=False)
 
 
-def _weights(fitted: FittedVMTL) -> NestedWeights:
-    weights = fitted.vmtl.classifier
+def _weights(fitted: FittedVMTL | VMTL) -> NestedWeights:
+    weights = (fitted.vmtl if isinstance(fitted, FittedVMTL) else fitted).classifier
     assert isinstance(weights, NestedWeights)
     return weights
 
@@ -144,8 +145,7 @@ class TestUpdate:
         other = copy.deepcopy(one).eval()
         for vmtl in (one, other):
             vmtl.update(tasks.dense())
-        same = one.classifier.precision.equal(other.classifier.precision)
-        assert same == (dropout == 0)
+        assert _weights(one).precision.equal(_weights(other).precision) == (dropout == 0)
         assert all(parameter.grad is None for parameter in one.parameters())
         assert one.encoder.training
 
@@ -153,22 +153,22 @@ class TestUpdate:
         tasks = _tasks("two classes")
         vmtl = pv.build(tasks, encoder=MLP(3, hidden=(4,), stochastic=False), pool=Nested())
         vmtl.update(tasks.dense())
-        first = vmtl.classifier.precision.clone()
+        first = _weights(vmtl).precision.clone()
         for _ in range(19):
             vmtl.update(tasks.dense())
-        assert vmtl.classifier.precision.equal(first)
+        assert _weights(vmtl).precision.equal(first)
         vmtl.update(tasks.dense())
-        assert not vmtl.classifier.precision.equal(first)
+        assert not _weights(vmtl).precision.equal(first)
 
     def test_is_asked_for_anew_after_it_has_moved(self) -> None:
         tasks = _tasks("two classes")
         vmtl = pv.build(tasks)
         vmtl.update(tasks.dense())
-        draw = vmtl.classifier.relatedness().sample()
-        before = vmtl.weights_prior(draw).base_dist.loc
-        assert vmtl.weights_prior(draw).base_dist.loc.equal(before)
-        vmtl.classifier.shift.mul_(2)
-        assert not vmtl.weights_prior(draw).base_dist.loc.equal(before)
+        draw = _weights(vmtl).relatedness().sample()
+        before = vmtl.weights_prior(draw).mean
+        assert vmtl.weights_prior(draw).mean.equal(before)
+        _weights(vmtl).shift.mul_(2)
+        assert not vmtl.weights_prior(draw).mean.equal(before)
 
 
 class TestRegression:
