@@ -39,8 +39,8 @@ COVERAGE = 0.9
 
 METRICS = {
     "accuracy": ("accuracy", "share of samples whose most probable class is right; high is good"),
-    "accuracy_seen": ("accuracy, seen", "that on classes that the task was trained on; high is good"),
-    "accuracy_missing": ("accuracy, missing", "that on classes that it had no training sample of"),
+    "accuracy_seen": ("accuracy, seen", "that on classes that the task was trained on"),
+    "accuracy_missing": ("accuracy, missing", "that on classes it had no training sample of"),
     "harmonic_mean": ("harmonic mean", "that of the two accuracies, 0 where one is; high is good"),
     "nll": ("NLL", "minus the mean log predictive density of a target, in nats; low is good"),
     "brier": ("Brier", "squared distance of probabilities from what came, 0 to 2; low is good"),
