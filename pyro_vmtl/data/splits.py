@@ -111,7 +111,7 @@ def split_rows(
 def shift_categories(splits: TaskSplits, category_shift: float, seed: int = 0) -> TaskSplits:
     """Take a share of every task's classes out of its training and validation parts.
 
-    The setting of Shen, Zhen, Wang and Worring (Association Graph Learning for Multi-Task
+    The setting of Shen, Xiao, Zhen, Snoek and Worring (Association Graph Learning for Multi-Task
     Classification with Category Shifts, NeurIPS 2022): every task is tested on all classes, and
     must learn some of them from other tasks. ``predictions.metrics(splits.train)`` tells the
     classes that a task has trained on and those that it has not apart.

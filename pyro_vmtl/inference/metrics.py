@@ -9,8 +9,8 @@ Classes, from posterior-predictive probabilities :math:`p_n` and the class :math
   probability (Guo, Pleiss, Sun, Weinberger 2017). It is not 0 for a perfect model on finitely many
   samples: :func:`calibration_range` says what to hold it against.
 
-Where a task is tested on classes of which it had no training sample (Shen, Zhen, Wang, Worring
-2022), also ``accuracy_seen`` and ``accuracy_missing``, over the samples of classes that it had and
+Where a task is tested on classes of which it had no training sample (Shen, Xiao, Zhen, Snoek,
+Worring 2022), also ``accuracy_seen`` and ``accuracy_missing``, over the samples of classes that it had and
 of those that it had not, and ``harmonic_mean``, the harmonic mean of the two, 0 where either is.
 
 Real targets, from the mean, the log density and draws of the posterior predictive:
@@ -94,7 +94,7 @@ def category_shift_metrics(
 ) -> dict[str, float]:
     """Accuracy on classes with and without training samples of one task, and their harmonic mean.
 
-    Shen, Zhen, Wang, Worring: Association Graph Learning for Multi-Task Classification with
+    Shen, Xiao, Zhen, Snoek, Worring: Association Graph Learning for Multi-Task Classification with
     Category Shifts. NeurIPS 2022.
 
     :param probabilities: posterior-predictive class probabilities, ``[N, C]``, rows that sum to 1.
