@@ -10,8 +10,8 @@ Classes, from posterior-predictive probabilities :math:`p_n` and the class :math
   samples: :func:`calibration_range` says what to hold it against.
 
 Where a task is tested on classes of which it had no training sample (Shen, Xiao, Zhen, Snoek,
-Worring 2022), also ``accuracy_seen`` and ``accuracy_missing``, over the samples of classes that it had and
-of those that it had not, and ``harmonic_mean``, the harmonic mean of the two, 0 where either is.
+Worring 2022), also ``accuracy_seen`` and ``accuracy_missing``, over the samples of classes that it
+had and of those that it had not, and ``harmonic_mean``, that of the two, 0 where either is.
 
 Real targets, from the mean, the log density and draws of the posterior predictive:
 
