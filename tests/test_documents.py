@@ -112,6 +112,16 @@ def test_the_paper_trained_to_its_end_has_the_scores_that_are_stated() -> None:
         assert stated in page, stated
 
 
+def test_the_table_of_missing_classes_is_the_summary_of_its_results() -> None:
+    results = pd.read_csv(RESULTS / "category_shift.csv")
+    said = _benchmark("category_shift").summary(results)
+    assert said in (ROOT / "docs" / "benchmark.md").read_text()
+    missing = results[(results["task"] == "mean") & (results["metric"] == "accuracy_missing")]
+    by_seed = missing.pivot(index="seed", columns="method", values="value")
+    assert len(by_seed) == 5
+    assert (by_seed.idxmax(axis=1) == "one classifier").all()
+
+
 def test_the_tables_of_real_data_are_the_summary_of_their_results() -> None:
     summary = _benchmark("table_summary").summary
     said = summary(pd.read_csv(RESULTS / "tables.csv")).splitlines()

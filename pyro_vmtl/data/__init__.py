@@ -25,7 +25,7 @@ from pyro_vmtl.data.images import ImageData, ImageTransform, read_images
 from pyro_vmtl.data.mnist import rotated_mnist
 from pyro_vmtl.data.networks import FrozenNetwork, frozen_network
 from pyro_vmtl.data.preparation import TablePreparation
-from pyro_vmtl.data.splits import TaskSplits, split_tasks
+from pyro_vmtl.data.splits import TaskSplits, shift_categories, split_tasks
 from pyro_vmtl.data.summaries import TaskSummary, common_columns, summary
 from pyro_vmtl.data.sums import ColumnSums, TargetSums
 from pyro_vmtl.data.tables import read_rows, read_table, split_table
@@ -69,6 +69,7 @@ __all__ = [
     "relabelled_digits",
     "rotated_digits",
     "rotated_mnist",
+    "shift_categories",
     "split_table",
     "split_tasks",
     "summary",

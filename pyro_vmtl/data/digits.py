@@ -12,7 +12,7 @@ from scipy import ndimage
 from sklearn.datasets import load_digits
 
 from pyro_vmtl.data.arguments import check_whole
-from pyro_vmtl.data.splits import TaskSplits
+from pyro_vmtl.data.splits import TaskSplits, shift_categories
 from pyro_vmtl.data.task_set import TaskSet
 from pyro_vmtl.errors import InputError
 
@@ -97,7 +97,12 @@ def rotated_digits(
     )
 
 
-def digit_domains(shots: int = 3, validation_shots: int | None = None, seed: int = 0) -> TaskSplits:
+def digit_domains(
+    shots: int = 3,
+    validation_shots: int | None = None,
+    seed: int = 0,
+    category_shift: float = 0.0,
+) -> TaskSplits:
     """Classification: six tasks with the same ten classes, each on images of its own kind.
 
     Every source image is dealt to one of the :data:`DOMAINS`, class by class: the original image,
@@ -108,9 +113,12 @@ def digit_domains(shots: int = 3, validation_shots: int | None = None, seed: int
     :param shots: training images per class and task.
     :param validation_shots: validation images per class and task, by default as many again; with
         0 the validation part is empty.
-    :param seed: of the dealing.
+    :param seed: of the dealing, and of the classes that are missing.
+    :param category_shift: the share of each task's classes that are missing in its training and
+        validation parts; see :func:`shift_categories`.
     :returns: three parts that share no source image (``sources``: its row in ``load_digits``).
-    :raises InputError: if the digits do not suffice for one test image per class and task.
+    :raises InputError: if the digits do not suffice for one test image per class and task, or a
+        class stays in no task.
     """
     images, labels = _digits()
     pools = _shuffled_pools(labels, seed)
@@ -124,7 +132,7 @@ def digit_domains(shots: int = 3, validation_shots: int | None = None, seed: int
         parts.append([np.split(rows, (shots, shots + validation_shots)) for rows in dealt])
         own = np.concatenate(dealt)
         held[own] = transform(images[own])
-    return _splits(
+    splits = _splits(
         names=tuple(DOMAINS),
         images=held,
         y=torch.from_numpy(labels),
@@ -132,6 +140,7 @@ def digit_domains(shots: int = 3, validation_shots: int | None = None, seed: int
         classes=tuple(str(digit) for digit in range(10)),
         outputs=None,
     )
+    return shift_categories(splits, category_shift, seed)
 
 
 def relabelled_digits(
@@ -140,6 +149,7 @@ def relabelled_digits(
     num_tasks: int = 6,
     num_codes: int = 2,
     seed: int = 0,
+    category_shift: float = 0.0,
 ) -> TaskSplits:
     """Classification of real images, where it is known which tasks are related.
 
@@ -153,9 +163,13 @@ def relabelled_digits(
         0 the validation part is empty.
     :param num_tasks: T.
     :param num_codes: how many ways there are to label the digits, at most T.
-    :param seed: of the dealing and of the codes.
+    :param seed: of the dealing, of the codes, and of the classes that are missing.
+    :param category_shift: the share of each task's labels that are missing in its training and
+        validation parts; see :func:`shift_categories`. A label may stay in tasks of another code
+        alone, which say nothing of it.
     :returns: three parts that share no source image (``sources``: its row in ``load_digits``).
-    :raises InputError: if the digits do not suffice for one test image per class and task.
+    :raises InputError: if the digits do not suffice for one test image per class and task, or a
+        label stays in no task.
     """
     check_whole("num_tasks", num_tasks, 1)
     check_whole("num_codes", num_codes, 1)
@@ -175,7 +189,7 @@ def relabelled_digits(
         parts.append([np.split(rows, (shots, shots + validation_shots)) for rows in dealt])
         own = np.concatenate(dealt)
         given[own] = codes[task % num_codes][labels[own]]
-    return _splits(
+    splits = _splits(
         names=tuple(f"code {t % num_codes}, {t // num_codes + 1}" for t in range(num_tasks)),
         images=images,
         y=torch.from_numpy(given),
@@ -184,6 +198,7 @@ def relabelled_digits(
         outputs=None,
         truth=torch.arange(num_tasks) % num_codes,
     )
+    return shift_categories(splits, category_shift, seed)
 
 
 @lru_cache(maxsize=1)

@@ -24,6 +24,7 @@ from pyro_vmtl.data.image_splits import (
     draw_parts,
     percent,
     read_parts,
+    shift_parts,
 )
 from pyro_vmtl.data.image_trees import ImageTree
 from pyro_vmtl.data.images import (
@@ -114,6 +115,7 @@ class ImageOptions(TypedDict, total=False):
 
     validation: float | None
     seed: int
+    category_shift: float
     lists: str | Path | None
     list_names: Sequence[str]
     weights: str | Path | None
@@ -223,6 +225,7 @@ def image_domains(
     *,
     validation: float | None = None,
     seed: int = 0,
+    category_shift: float = 0.0,
     lists: str | Path | None = None,
     list_names: Sequence[str] = LIST_NAMES,
     weights: str | Path | None = None,
@@ -255,6 +258,9 @@ def image_domains(
         None for the images themselves.
     :param validation: how much of every class in every domain validates, by default as much again.
     :param seed: of what is drawn.
+    :param category_shift: the share of each domain's classes that are missing in its training and
+        validation parts, see :func:`shift_categories`; the lists that are written have none of
+        their images.
     :param lists: a folder of list files with lines ``path label``, named ``Art/train_5.txt`` and
         ``Art/test_5.txt`` for a fraction of 0.05, and perhaps ``Art/validation_5.txt``. Their paths
         may come from another disk: domain, class and file name count. The class is that of the
@@ -279,6 +285,7 @@ def image_domains(
     options = ImageOptions(
         validation=validation,
         seed=seed,
+        category_shift=category_shift,
         lists=lists,
         list_names=list_names,
         weights=weights,
@@ -330,6 +337,7 @@ def _image_set(
             )
         parts = read_parts(tree, lists, fraction, validation, seed, names, own_lists)
         rest = "the test part"
+    parts = shift_parts(tree, parts, options.get("category_shift", 0.0), seed)
     rows = np.flatnonzero(parts.part >= 0)
     if frozen is None:
         data = _pixels(tree, rows, options)

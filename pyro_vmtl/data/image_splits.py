@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +22,7 @@ from pyro_vmtl.data.image_lists import (
     write_text,
 )
 from pyro_vmtl.data.image_trees import ImageTree
-from pyro_vmtl.data.splits import TaskSplits
+from pyro_vmtl.data.splits import TaskSplits, draw_missing_classes
 from pyro_vmtl.data.task_set import TaskSet
 from pyro_vmtl.errors import InputError
 
@@ -36,6 +36,7 @@ __all__ = [
     "draw_parts",
     "percent",
     "read_parts",
+    "shift_parts",
 ]
 
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -318,6 +319,22 @@ def read_parts(
         number = _validation_size(validation * len(rows), len(tested) - 1)
         part[tested[:number]] = _VALIDATION
     return Parts(part, tuple(reports), tuple(in_both))
+
+
+def shift_parts(tree: ImageTree, parts: Parts, category_shift: float, seed: int) -> Parts:
+    """Take a share of every domain's classes out of training and validation.
+
+    What :func:`pyro_vmtl.data.shift_categories` does to task sets, before an image is read: the
+    images of missing classes are unused.
+
+    :raises InputError: as :func:`pyro_vmtl.data.splits.draw_missing_classes`.
+    """
+    train = parts.part == _TRAIN
+    counts = np.zeros((len(tree.domains), len(tree.classes)), dtype=np.int64)
+    np.add.at(counts, (tree.domain[train], tree.label[train]), 1)
+    missing = draw_missing_classes(counts, category_shift, seed)[tree.domain, tree.label]
+    unused = missing & ((parts.part == _TRAIN) | (parts.part == _VALIDATION))
+    return replace(parts, part=np.where(unused, _UNUSED, parts.part))
 
 
 def _find(tree: ImageTree, folder: Path, pattern: str, domain: str, fraction: float) -> Path | None:

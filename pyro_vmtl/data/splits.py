@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from pyro_vmtl.data.arguments import check_whole
 from pyro_vmtl.data.task_set import TaskSet
 from pyro_vmtl.errors import InputError
 
-__all__ = ["TaskSplits", "split_rows", "split_tasks"]
+__all__ = ["TaskSplits", "draw_missing_classes", "shift_categories", "split_rows", "split_tasks"]
 
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -103,6 +106,76 @@ def split_rows(
         np.flatnonzero(part == which) for which in (_TRAIN, _VALIDATION, _TEST)
     )
     return train, held_out, tested
+
+
+def shift_categories(splits: TaskSplits, category_shift: float, seed: int = 0) -> TaskSplits:
+    """Take a share of every task's classes out of its training and validation parts.
+
+    The setting of Shen, Xiao, Zhen, Snoek and Worring (Association Graph Learning for Multi-Task
+    Classification with Category Shifts, NeurIPS 2022): every task is tested on all classes, and
+    must learn some of them from other tasks. ``predictions.metrics(splits.train)`` tells the
+    classes that a task has trained on and those that it has not apart.
+
+    :param splits: of a classification; their test part stays as it is.
+    :param category_shift: see :func:`draw_missing_classes`.
+    :param seed: of the drawing.
+    :returns: the three parts, as plain :class:`TaskSplits`.
+    :raises InputError: for a regression, and as :func:`draw_missing_classes`.
+    """
+    if not splits.train.is_classification:
+        raise InputError("the targets are numbers; expected classes, some of which tasks can lack.")
+    counts = splits.train.class_counts.cpu().numpy()
+    missing = torch.from_numpy(draw_missing_classes(counts, category_shift, seed))
+
+    def without(tasks: TaskSet) -> TaskSet:
+        lost = missing.to(tasks.y.device)[tasks.task, tasks.y]  # -1, unlabelled, stays
+        return tasks.subset(~(lost & tasks.labelled))
+
+    return TaskSplits(without(splits.train), without(splits.validation), splits.test)
+
+
+def draw_missing_classes(counts: _Array, category_shift: float, seed: int) -> _Array:
+    """Draw the classes that each task is to lack.
+
+    Of n classes with training samples a task loses ``category_shift`` n, rounded down, and each
+    class stays in at least one of the tasks that have it. The draw depends on which classes the
+    tasks have, and not on how many samples of them.
+
+    :param counts: ``[T, C]`` training samples of every class in every task.
+    :param category_shift: the share of a task's classes, in [0, 1).
+    :param seed: the same seed draws the same classes.
+    :returns: ``[T, C]`` bool, what is lost.
+    :raises InputError: for a share outside [0, 1), or one that leaves a class in no task.
+    """
+    is_number = isinstance(category_shift, Real) and not isinstance(category_shift, bool)
+    if not is_number or not 0 <= category_shift < 1:
+        raise InputError(
+            f"category_shift is {category_shift!r}; expected a share of a task's classes in [0, 1)."
+        )
+    check_whole("seed", seed, 0)
+    present = counts > 0
+    num_tasks, sizes = len(present), present.sum(1)
+    # A product such as 0.29 x 100 comes out a little below the whole number that is meant.
+    kept = sizes - np.floor(category_shift * sizes + 1e-9).astype(np.int64)
+    order = np.random.default_rng((seed, 2)).random(present.shape)
+    order[~present] = np.inf
+    # Each class takes one of the places that its tasks have for classes; then the rest is filled.
+    task_of_place = np.repeat(np.arange(num_tasks), kept)
+    classes = np.flatnonzero(present.any(0))
+    try:
+        chosen, places = linear_sum_assignment(order[task_of_place][:, classes].T)
+    except ValueError:  # there is no assignment
+        chosen = places = np.empty(0, dtype=np.int64)
+    if len(chosen) < len(classes):
+        most = math.floor(100 - 100 / num_tasks) / 100
+        raise InputError(
+            f"category_shift is {category_shift}, which leaves the {num_tasks} tasks no place for "
+            f"each of the {len(classes)} classes; expected a smaller share: where every task has "
+            f"every class, {most} or less."
+        )
+    order[task_of_place[places], classes] = -1
+    lost: _Array = present & (order.argsort(1).argsort(1) >= kept[:, None])
+    return lost
 
 
 def _check_part(name: str, part: object) -> None:

@@ -7,6 +7,7 @@ from pyro_vmtl.inference.exchange import TaskEvidence, TaskRequest
 from pyro_vmtl.inference.fit import FittedVMTL, build, fit
 from pyro_vmtl.inference.metrics import (
     calibration_range,
+    category_shift_metrics,
     classification_metrics,
     metrics_per_task,
     regression_metrics,
@@ -51,6 +52,7 @@ __all__ = [
     "agree",
     "build",
     "calibration_range",
+    "category_shift_metrics",
     "classification_metrics",
     "diagnose",
     "elbo_parts",

@@ -9,6 +9,10 @@ Classes, from posterior-predictive probabilities :math:`p_n` and the class :math
   probability (Guo, Pleiss, Sun, Weinberger 2017). It is not 0 for a perfect model on finitely many
   samples: :func:`calibration_range` says what to hold it against.
 
+Where a task is tested on classes of which it had no training sample (Shen, Xiao, Zhen, Snoek,
+Worring 2022), also ``accuracy_seen`` and ``accuracy_missing``, over the samples of classes that it
+had and of those that it had not, and ``harmonic_mean``, that of the two, 0 where either is.
+
 Real targets, from the mean, the log density and draws of the posterior predictive:
 
 - ``nmse``: mean squared error divided by the variance of the same task's targets (population
@@ -35,7 +39,13 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 
 from pyro_vmtl.errors import InputError
 
-__all__ = ["calibration_range", "classification_metrics", "metrics_per_task", "regression_metrics"]
+__all__ = [
+    "calibration_range",
+    "category_shift_metrics",
+    "classification_metrics",
+    "metrics_per_task",
+    "regression_metrics",
+]
 
 _BINS = 15
 
@@ -77,6 +87,37 @@ def classification_metrics(probabilities: Tensor, targets: Tensor) -> dict[str, 
         "brier": brier.item(),
         "ece": _calibration_error(confidence, predicted == targets, _BINS),
     }
+
+
+def category_shift_metrics(
+    probabilities: Tensor, targets: Tensor, seen: Tensor
+) -> dict[str, float]:
+    """Accuracy on classes with and without training samples of one task, and their harmonic mean.
+
+    Shen, Xiao, Zhen, Snoek, Worring: Association Graph Learning for Multi-Task Classification with
+    Category Shifts. NeurIPS 2022.
+
+    :param probabilities: posterior-predictive class probabilities, ``[N, C]``, rows that sum to 1.
+    :param targets: the classes that came, integers from 0 to C - 1, ``[N]``; labelled samples only.
+    :param seen: whether the task had training samples of a class, ``[C]`` bool.
+    :return: ``accuracy_seen``, ``accuracy_missing``, ``harmonic_mean``; nothing unless there are
+        samples of both kinds.
+    :raises InputError: if a shape, a probability or a target is not as said.
+    """
+    _check_probabilities(probabilities)
+    _check_classes(targets, *probabilities.shape)
+    if seen.shape != probabilities.shape[-1:] or seen.dtype != torch.bool:
+        raise InputError(
+            f"seen has the shape {_shape(seen)} and the type {seen.dtype}, and truth values "
+            f"[{probabilities.shape[-1]}], one a class, were expected."
+        )
+    targets, is_seen = targets.cpu(), seen.cpu()[targets.cpu()]
+    if is_seen.all() or not is_seen.any():
+        return {}
+    is_right = (probabilities.cpu().argmax(-1) == targets).double()
+    known, unknown = is_right[is_seen].mean().item(), is_right[~is_seen].mean().item()
+    harmonic = 2 * known * unknown / (known + unknown) if known and unknown else 0.0
+    return {"accuracy_seen": known, "accuracy_missing": unknown, "harmonic_mean": harmonic}
 
 
 def calibration_range(

@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_vmtl.data import Batch, TaskSet
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.metrics import (
+    category_shift_metrics,
     classification_metrics,
     metrics_per_task,
     regression_metrics,
@@ -104,14 +105,25 @@ class Predictions:
             self.epistemic.reshape(-1),
         )
 
-    def metrics(self) -> dict[str, dict[str, float | None]]:
+    def metrics(self, training: TaskSet | None = None) -> dict[str, dict[str, float | None]]:
         """``{task: {metric: value}, "mean": {...}}`` over the labelled samples.
 
         None stands for what cannot be measured, on a task without labelled samples. Outputs that
         are 0 or 1 are scored as classes, all outputs together.
+
+        :param training: what was trained on, to score the classes that a task had no training
+            sample of apart (:func:`pyro_vmtl.inference.category_shift_metrics`).
+        :raises InputError: without a labelled sample, or for training data of other tasks or
+            classes.
         """
         if self.is_binary:
             return self.by_output().metrics()
+        for thing in () if training is None else ("names", "classes"):
+            ours, theirs = getattr(self.tasks, thing), getattr(training, thing)
+            if ours != theirs:
+                raise InputError(
+                    f"the training data have the {thing} {theirs}; expected those predicted, {ours}"
+                )
         values = {}
         labelled = self.tasks.labelled.cpu()
         task = self.tasks.task.cpu()
@@ -119,6 +131,11 @@ class Predictions:
             rows = (labelled & (task == t)).nonzero().squeeze(-1)
             if len(rows):
                 values[name] = self._metrics_of(rows)
+                if training is not None and self.tasks.is_classification:
+                    seen = training.class_counts[t] > 0
+                    values[name] |= category_shift_metrics(
+                        self.mean[rows], self.tasks.y.cpu()[rows], seen
+                    )
         if not values:
             raise InputError("the task set has no labelled sample; expected some to score")
         return metrics_per_task(values)

@@ -126,7 +126,8 @@ def _run(
 
     parts = predict_held_out(fitted, plan, config.num_samples, config.seed)
     test = parts["test"]
-    scores = test.metrics()
+    train = plan.splits.train
+    scores = test.metrics(train)
     shown: dict[str, Scores] = {}
     scaled = None
     if config.temperature_scaling:
@@ -142,7 +143,7 @@ def _run(
         "metrics.json",
         {
             "test": scores,
-            "validation": parts["validation"].metrics() if "validation" in parts else None,
+            "validation": parts["validation"].metrics(train) if "validation" in parts else None,
             "calibrated": None if scaled is None else scaled.entry,
             "baselines": {name: {"test": other} for name, other in others.items()},
             "samples": {name: len(part) for name, part in plan.splits._asdict().items()},
@@ -358,7 +359,7 @@ def baselines(plan: Plan, config: DictConfig) -> dict[str, Scores]:
             **alone,
         )
         test = fitted.predict(plan.splits.test, config.num_samples, seed=config.seed)
-        scores[name] = test.metrics()
+        scores[name] = test.metrics(plan.splits.train)
     return scores
 
 

@@ -16,6 +16,7 @@ from pyro_vmtl.runs.finished import FinishedRun
 
 __all__ = [
     "COVERAGE",
+    "HIGH_IS_GOOD",
     "METRICS",
     "Cell",
     "Column",
@@ -38,6 +39,9 @@ COVERAGE = 0.9
 
 METRICS = {
     "accuracy": ("accuracy", "share of samples whose most probable class is right; high is good"),
+    "accuracy_seen": ("accuracy, seen", "that on classes that the task was trained on"),
+    "accuracy_missing": ("accuracy, missing", "that on classes it had no training sample of"),
+    "harmonic_mean": ("harmonic mean", "that of the two accuracies, 0 where one is; high is good"),
     "nll": ("NLL", "minus the mean log predictive density of a target, in nats; low is good"),
     "brier": ("Brier", "squared distance of probabilities from what came, 0 to 2; low is good"),
     "ece": ("ECE", "mean distance of accuracy from stated confidence; low is good, but never 0"),
@@ -47,6 +51,9 @@ METRICS = {
     "coverage_90": ("coverage of 90%", "share of targets inside their 90% intervals; 0.9 is best"),
 }  # fmt: skip
 """What each metric is called, and what it says."""
+
+HIGH_IS_GOOD = ("accuracy", "accuracy_seen", "accuracy_missing", "harmonic_mean")
+"""The metrics that are the better the higher they are."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def _label(metric: str) -> str:
 
 
 def _distance_from_best(metric: str, value: float) -> float:
-    if metric == "accuracy":
+    if metric in HIGH_IS_GOOD:
         return -value
     return abs(value - COVERAGE) if metric == "coverage_90" else value
 

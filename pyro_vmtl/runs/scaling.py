@@ -73,10 +73,11 @@ def scale_run(
         part: model.predict(predictions.tasks, num_samples, seed=seed)
         for part, predictions in before.items()
     }
+    train = splits.train
     entry = {
         "temperatures": model.frame().set_index("task").to_dict("index"),
-        "before": {part: predictions.metrics() for part, predictions in before.items()},
-        "after": {part: predictions.metrics() for part, predictions in after.items()},
+        "before": {part: predictions.metrics(train) for part, predictions in before.items()},
+        "after": {part: predictions.metrics(train) for part, predictions in after.items()},
         "warnings": list(model.scaling_warnings),
     }
     return ScaledRun(model, after["test"], entry)

@@ -198,3 +198,16 @@ class TestRelabelledDigits:
     def test_there_is_a_task_for_every_code(self) -> None:
         with pytest.raises(InputError, match="num_codes is 7; expected at most the 6 tasks"):
             relabelled_digits(num_codes=7)
+
+
+@pytest.mark.parametrize("make", [digit_domains, relabelled_digits])
+def test_category_shift_takes_classes_out_of_training_and_validation(make: Make) -> None:
+    whole, shifted = make(seed=2), make(seed=2, category_shift=0.3)
+    assert shifted.test.x.equal(whole.test.x)
+    kept = shifted.train.class_counts > 0
+    assert kept.sum(1).tolist() == [7] * 6
+    assert kept.any(0).all()
+    for part, all_of_it in zip(shifted[:2], whole[:2], strict=True):
+        assert part.class_counts.equal(all_of_it.class_counts * kept)
+    with pytest.raises(InputError, match=r"category_shift is 0\.95"):
+        make(category_shift=0.95)

@@ -381,6 +381,26 @@ class TestLists:
         told = json.loads((root.parent / "run" / "images.json").read_text())
         assert told["images"]["Art"] == {"train": 2, "validation": 2, "test": 8}
 
+    def test_category_shift_leaves_images_of_missing_classes_unused(self, root: Path) -> None:
+        whole = office_home(root, fraction=0.2, **OPTIONS)
+        splits = office_home(root, fraction=0.2, category_shift=0.5, **OPTIONS)
+        train, validation, test = paths(splits)
+        assert test == paths(whole)[2]
+        assert train < paths(whole)[0]
+        kept = splits.train.class_counts > 0
+        assert kept.sum(1).tolist() == [1] * 4
+        assert kept.any(0).all()
+        assert splits.validation.class_counts.equal(whole.validation.class_counts * kept)
+        assert splits.report.total("train") == len(train)
+        splits.write_lists(root / "splits")
+        assert paths(office_home(root, fraction=0.2, lists=root / "splits", **OPTIONS)) == [
+            train,
+            validation,
+            test,
+        ]
+        with pytest.raises(InputError, match=r"category_shift is 1\.5"):
+            office_home(root, category_shift=1.5, **OPTIONS)
+
     def test_an_empty_validation_part_is_read_again_as_such(self, root: Path) -> None:
         splits = office_home(root, validation=0.0, **OPTIONS)
         splits.write_lists(root / "splits")

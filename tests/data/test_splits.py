@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_vmtl.data import TaskSet, TaskSplits, split_tasks
+from pyro_vmtl.data import TaskSet, TaskSplits, shift_categories, split_tasks
+from pyro_vmtl.data.splits import draw_missing_classes
 from pyro_vmtl.errors import InputError
 
 
@@ -198,3 +199,74 @@ class TestHowMany:
             split_tasks(make([[0, 1]]), **options)
         for word in words:
             assert word in str(caught.value)
+
+
+class TestCategoryShift:
+    @settings(deadline=None)
+    @given(data=st.data(), share=st.floats(0, 0.99), seed=st.integers(0, 9))
+    def test_every_task_loses_its_share_and_no_class_is_lost_to_all(
+        self, data: st.DataObject, share: float, seed: int
+    ) -> None:
+        num_tasks, num_classes = data.draw(st.integers(1, 5)), data.draw(st.integers(2, 9))
+        row = st.lists(st.integers(0, 2), min_size=num_classes, max_size=num_classes)
+        counts = np.array(data.draw(st.lists(row, min_size=num_tasks, max_size=num_tasks)))
+        present = counts > 0
+        try:
+            missing = draw_missing_classes(counts, share, seed)
+        except InputError:
+            # Were every class in every task, this many places would do for all of them.
+            assert not present.all() or share > 1 - 1 / num_tasks
+            return
+        assert not (missing & ~present).any()
+        assert missing.sum(1).tolist() == [int(share * n + 1e-9) for n in present.sum(1)]
+        assert ((present & ~missing).any(0) == present.any(0)).all()
+
+    def test_classes_can_be_dealt_out_to_one_task_each(self) -> None:
+        missing = draw_missing_classes(np.ones((4, 20)), 0.75, 0)
+        assert ((~missing).sum(0) == 1).all()
+        assert ((~missing).sum(1) == 5).all()
+        # 65 is no multiple of 4: rounding down leaves room for all, as in Office-Home.
+        assert draw_missing_classes(np.ones((4, 65)), 0.75, 0).sum(1).tolist() == [48] * 4
+
+    def test_the_seed_and_the_classes_decide_not_the_number_of_samples(self) -> None:
+        one, many, other = (
+            draw_missing_classes(np.full((4, 10), n), 0.5, seed)
+            for n, seed in ((1, 3), (7, 3), (1, 4))
+        )
+        assert (one == many).all()
+        assert (one != other).any()
+
+    def test_each_class_is_as_likely_to_be_lost(self) -> None:
+        lost = np.mean([draw_missing_classes(np.ones((4, 5)), 0.4, s) for s in range(1000)], 0)
+        assert np.abs(lost - 0.4).max() < 0.08  # 5 standard errors
+
+    def test_training_and_validation_lose_the_same_classes_and_the_test_part_none(self) -> None:
+        tasks = make([[0, 1, 2, -1] * 10] * 4)
+        splits = split_tasks(tasks)
+        train, validation, test = shift_categories(splits, 0.4, seed=1)
+        assert test is splits.test
+        assert ((train.class_counts > 0) == (validation.class_counts > 0)).all()
+        assert (train.class_counts > 0).sum(1).tolist() == [2] * 4
+        kept = train.class_counts > 0
+        assert train.class_counts.equal(splits.train.class_counts * kept)
+        assert (~train.labelled).sum() == (~splits.train.labelled).sum()
+
+    @pytest.mark.parametrize("share", [-0.1, 1, 1.0, True, "half", float("nan")])
+    def test_a_share_out_of_range(self, share: float) -> None:
+        splits = split_tasks(make([[0, 1, 2] * 10] * 2))
+        with pytest.raises(InputError, match=r"category_shift is .*; expected a share"):
+            shift_categories(splits, share)
+
+    def test_a_share_that_leaves_a_class_in_no_task(self) -> None:
+        splits = split_tasks(make([[0, 1, 2] * 10] * 2))
+        with pytest.raises(InputError, match="the 2 tasks no place for each of the 3 classes"):
+            shift_categories(splits, 0.9)
+        alone = split_tasks(make([[0] * 10, [0, 1, 2] * 10]))  # only one task has 1 and 2
+        with pytest.raises(InputError, match=r"category_shift is 0\.7"):
+            shift_categories(alone, 0.7)
+        shift_categories(alone, 0.4)
+
+    def test_numbers_have_no_classes(self) -> None:
+        tasks = TaskSet.from_arrays({"a": (np.arange(10.0)[:, None], np.arange(10.0))})
+        with pytest.raises(InputError, match="the targets are numbers; expected classes"):
+            shift_categories(split_tasks(tasks), 0.3)

@@ -14,6 +14,7 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import metrics
 from pyro_vmtl.inference.metrics import (
     calibration_range,
+    category_shift_metrics,
     classification_metrics,
     metrics_per_task,
     regression_metrics,
@@ -40,6 +41,42 @@ def random_regression(
     draws = mean + torch.randn(num_draws, *shape, generator=generator)
     targets = torch.randn(shape, generator=generator)
     return mean, torch.randn(shape[0], generator=generator), draws, targets
+
+
+class TestCategoryShift:
+    # The answers are 0, 0, 1, 2, 2; the targets 0, 1, 1, 2, 1.
+    ANSWERS = torch.tensor([0, 0, 1, 2, 2])
+    TARGETS = torch.tensor([0, 1, 1, 2, 1])
+
+    def scores(self, seen: list[bool], targets: Tensor = TARGETS) -> dict[str, float]:
+        return category_shift_metrics(torch.eye(3)[self.ANSWERS], targets, torch.tensor(seen))
+
+    def test_worked_case(self) -> None:
+        scores = self.scores([True, False, True])
+        assert scores["accuracy_seen"] == 1
+        assert scores["accuracy_missing"] == pytest.approx(1 / 3)
+        assert scores["harmonic_mean"] == pytest.approx(2 / (1 / 1 + 1 / (1 / 3)))
+
+    def test_it_is_0_where_an_accuracy_is(self) -> None:
+        wrong = torch.tensor([1, 1, 0, 2, 2])
+        assert self.scores([True, True, False], wrong)["harmonic_mean"] == 0
+        assert self.scores([False, False, True], wrong)["harmonic_mean"] == 0
+
+    @pytest.mark.parametrize("seen", [[True] * 3, [False] * 3])
+    def test_there_is_none_without_both_kinds(self, seen: list[bool]) -> None:
+        assert self.scores(seen) == {}
+
+    def test_the_two_accuracies_make_up_the_accuracy(self) -> None:
+        probabilities, targets = random_classification(3, 200, 5)
+        seen = torch.tensor([True, False, True, True, False])
+        scores = category_shift_metrics(probabilities, targets, seen)
+        share = float(seen[targets].double().mean())
+        mixed = share * scores["accuracy_seen"] + (1 - share) * scores["accuracy_missing"]
+        assert classification_metrics(probabilities, targets)["accuracy"] == pytest.approx(mixed)
+
+    def test_one_truth_value_a_class(self) -> None:
+        with pytest.raises(InputError, match=r"seen has the shape \[2\]"):
+            self.scores([True, False])
 
 
 class TestClassification:

@@ -267,6 +267,23 @@ class TestWhatIsMissing:
         with pytest.raises(InputError, match="no labelled sample"):
             blind.metrics()
 
+    def test_classes_that_a_task_was_not_trained_on_are_scored_apart(self) -> None:
+        tasks = _tasks("classification", (30, 30, 30))
+        predictions = predict(_make(tasks, Identity()), tasks, num_samples=5)
+        plain = predictions.metrics()
+        assert predictions.metrics(tasks) == plain  # nothing is missing
+        training = tasks.subset((tasks.task != 1) | (tasks.y != 2))
+        scores = predictions.metrics(training)
+        rows = (tasks.task == 1) & (tasks.y == 2)
+        right = predictions.mean[rows].argmax(-1) == 2
+        assert scores["task 1"]["accuracy_missing"] == pytest.approx(float(right.double().mean()))
+        assert scores["task 0"]["harmonic_mean"] is None
+        assert scores["mean"]["harmonic_mean"] == scores["task 1"]["harmonic_mean"]
+        for task, values in plain.items():
+            assert values.items() <= scores[task].items()
+        with pytest.raises(InputError, match="the training data have the classes"):
+            predictions.metrics(replace(training, classes=("a", "b", "c")))
+
 
 class TestErrors:
     def test_another_number_of_tasks(self) -> None:

@@ -150,13 +150,14 @@ def score(config: DictConfig, trusted: Collection[str] = ()) -> dict[str, Any]:
     if config.temperature_scaling:
         scaled = scale_run(fitted, plan.splits, looks, config.temperature_scaling, draws, seed)
         looks["test"] = scaled.test
-    test = looks["test"].metrics()
+    train = plan.splits.train
+    test = looks["test"].metrics(train)
     if plan.splits.test.is_classification:
         test[ALL_TASKS] = _pooled_calibration(looks["test"])
     scored = time.perf_counter()
     return {
         "test": test,
-        "validation": looks["validation"].metrics() if "validation" in looks else None,
+        "validation": looks["validation"].metrics(train) if "validation" in looks else None,
         "epochs": len(fitted.history),
         "samples": {name: len(part) for name, part in plan.splits._asdict().items()},
         "seconds": {

@@ -17,7 +17,7 @@ from scipy.stats import t as student
 
 from pyro_vmtl.runs.benchmark.cells import Result
 from pyro_vmtl.runs.benchmark.grid import Cell
-from pyro_vmtl.runs.report_tables import COVERAGE
+from pyro_vmtl.runs.report_tables import COVERAGE, HIGH_IS_GOOD
 
 __all__ = ["differences", "distance_from_best", "paired_interval", "summary", "tidy"]
 
@@ -43,7 +43,7 @@ def tidy(results: Mapping[Cell, Result]) -> pd.DataFrame:
 
 def distance_from_best(metric: str, value: float) -> float:
     """The lower, the better: accuracy is to be high, coverage at what is stated, all else low."""
-    if metric in ("accuracy", "ece_in_range"):
+    if metric in (*HIGH_IS_GOOD, "ece_in_range"):
         return -value
     return abs(value - COVERAGE) if metric == "coverage_90" else value
 

@@ -25,7 +25,7 @@ from pyro_vmtl.runs.report_tables import METRICS, written
 __all__ = ["Numbers", "cells_frame", "latex_page", "markdown_page", "numbers_of", "shown_metrics"]
 
 MEAN = "mean"
-_CLASSES = ("accuracy", "nll", "ece")
+_CLASSES = ("accuracy", "accuracy_seen", "accuracy_missing", "harmonic_mean", "nll", "ece")
 _MOST_COLUMNS = 7
 _REAL = ("nmse", "nll", "crps", "coverage_90")
 
