@@ -355,7 +355,9 @@ class VMTL(PyroModule):
         """
         if isinstance(self.classifier, NestedWeights):
             # As training sees representations, with dropout: sites average over its noise.
-            self.classifier.update(batch, self.encoder(batch.x), self.likelihood, last)
+            with self.classifier.own_noise():
+                law = self.encoder(batch.x)
+            self.classifier.update(batch, law, self.likelihood, last)
         with evaluating(self.encoder):  # what else is remembered has no noise
             for program in self.programs()[1:]:
                 program.update(batch, last)

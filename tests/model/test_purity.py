@@ -111,7 +111,10 @@ def test_update_moves_alike_in_training_and_in_evaluation(case: Case) -> None:
     one.update(case.batch, last=True)
     with torch.no_grad():
         other.update(case.batch, last=True)
-    assert _changed(other.train(), _state(one)) == set()
+    changed = _changed(other.train(), _state(one))
+    if case.vmtl.classifier.is_conjugate:  # sites average over dropout, where there is some
+        changed = {name for name in changed if not name.startswith(("classifier.", "likelihood."))}
+    assert changed == set()
 
 
 def test_update_is_the_first_iteration_of_recursive_lenders(case: Case) -> None:

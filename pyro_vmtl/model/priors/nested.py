@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import index
 from typing import Any, ClassVar, Literal
 
@@ -495,6 +496,14 @@ class NestedWeights(WeightsPosterior):
         own_rate = rate if step else 0.0
         self.move(self.seen(batch, representations, likelihood, own_rate), rate)
 
+    @contextlib.contextmanager
+    def own_noise(self) -> Iterator[None]:
+        """A stream of noise of the present step's own: the caller's is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            if not self.seed.is_meta:
+                torch.manual_seed(int(self.seed) + int(self.steps))
+            yield
+
     @torch.no_grad()
     def seen(
         self,
@@ -513,8 +522,7 @@ class NestedWeights(WeightsPosterior):
         """
         # One z, where it is a function of x; else the sites are averaged over some draws of it.
         count = 1 if isinstance(representations, dist.Delta) else 4
-        with torch.random.fork_rng(devices=[]):  # a stream of noise of its own
-            torch.manual_seed(int(self.seed) + int(self.steps))
+        with self.own_noise():
             draws = [representations.sample() for _ in range(count)]
         precision, shift = torch.zeros_like(self.precision), torch.zeros_like(self.shift)
         weight = batch.weight
