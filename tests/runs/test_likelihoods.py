@@ -23,6 +23,7 @@ from pyro_vmtl.runs.predicting import predict_file
         *(("student_t", pv.StudentT()), ("poisson", pv.Poisson()), ("ordinal", pv.Ordinal())),
         ("negative_binomial", pv.NegativeBinomial()),
         ("bernoulli", pv.Bernoulli()),
+        ("feedback_bernoulli", pv.FeedbackBernoulli()),
     ],
 )
 def test_are_chosen_by_name(name: str, likelihood: Family | None) -> None:
@@ -54,8 +55,12 @@ def test_that_are_left_open_are_chosen_and_said(
     assert pd.read_csv(run / "metrics.csv")["epoch"].tolist() == list(range(19))
 
 
+@pytest.mark.parametrize("chosen", [(), ("likelihood=feedback_bernoulli",)])
 def test_of_outputs_that_are_0_or_1_by_command(
-    train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    chosen: tuple[str, ...],
+    train: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     generator = np.random.default_rng(0)
     age = generator.normal(size=90)
@@ -65,7 +70,7 @@ def test_of_outputs_that_are_0_or_1_by_command(
     frame["moved"] = pd.array((generator.random(90) < 1 - chance).astype(int), dtype="Int64")
     frame.loc[::3, "moved"] = None
     frame.to_csv(tmp_path / "ill.csv", index=False)
-    columns = ("data.path=ill.csv", "data.task=clinic", "data.target=[relapsed,moved]")
+    columns = ("data.path=ill.csv", "data.task=clinic", "data.target=[relapsed,moved]", *chosen)
     run = train("data=table", *columns, report=True)
     said = " ".join(capsys.readouterr().out.split())
     assert "Outputs that are 0 or 1: 'relapsed' (90 of 90 rows known" in said

@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.errors import InputError
@@ -40,7 +39,7 @@ class FeedbackBernoulli(Family):
     """
 
     rounds: int = 3
-    convergence: float = 0.1
+    convergence: float = 0.5
 
     def __post_init__(self) -> None:
         rounds, convergence = self.rounds, self.convergence
@@ -71,9 +70,9 @@ class FeedbackBernoulliLikelihood(OutputwiseLikelihood):
         M_{jk} = g_{jk} A_{jk}, \quad M_{jj} = 0
 
     tanh(o / 2) is 2 sigma(o) - 1, what an output says of itself, centred. A_jk has the prior
-    N(0, 4), and g_jk is the chance of a gate of which open and shut were alike: by the Savage-Dickey
-    ratio of the prior and the posterior density of A_jk at 0, the posterior being Laplace's
-    approximation. M is shared by the tasks.
+    N(0, 4), and g_jk is the chance of a gate of which open and shut were alike: by the
+    Savage-Dickey ratio of the prior and the posterior density of A_jk at 0, the posterior being
+    Laplace's approximation. M is shared by the tasks.
 
     A is where
 
@@ -104,7 +103,7 @@ class FeedbackBernoulliLikelihood(OutputwiseLikelihood):
     theta: Tensor
     gates: Tensor
 
-    def __init__(self, num_outputs: int, rounds: int = 3, convergence: float = 0.1) -> None:
+    def __init__(self, num_outputs: int, rounds: int = 3, convergence: float = 0.5) -> None:
         super().__init__(num_outputs)
         self.rounds = rounds
         self.convergence = convergence
@@ -135,8 +134,7 @@ class FeedbackBernoulliLikelihood(OutputwiseLikelihood):
         return out
 
     def distribution(self, predictor: Tensor) -> dist.TorchDistribution:
-        # Not validated: a target that is not known is NaN, and masked.
-        return dist.Bernoulli(logits=self.outputs(predictor)[-1], validate_args=False)
+        return _OfKnown(logits=self.outputs(predictor)[-1], validate_args=False)
 
     def filled(self, batch: Batch) -> Tensor:
         """The targets, NaN where there is none, ``[T, B, K]``."""
@@ -157,7 +155,9 @@ class FeedbackBernoulliLikelihood(OutputwiseLikelihood):
         self, loc: Tensor, variance: Tensor, targets: Tensor, noise: Tensor, site: Site
     ) -> Tensor:
         """Of each output given those before it, ``[T, B, K]``: their sum is that of all known."""
-        nodes, log_shares = (part.to(loc.device)[:, None, None] for part in quadrature(loc.shape[-1]))
+        nodes, log_shares = (
+            part.to(loc.device)[:, None, None] for part in quadrature(loc.shape[-1])
+        )
         log_p = _log_chances(self.outputs(loc + variance.sqrt() * nodes)[-1], targets)
         together = (log_p.cumsum(-1) + log_shares.unsqueeze(-1)).logsumexp(0)
         return together.diff(dim=-1, prepend=torch.zeros_like(together[..., :1]))
@@ -205,6 +205,13 @@ class FeedbackBernoulliLikelihood(OutputwiseLikelihood):
         return objective
 
 
+class _OfKnown(dist.Bernoulli):
+    """Of which a target that is NaN says nothing, and has no slope."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return _log_chances(self.logits, value)
+
+
 class _EachByItself(OutputwiseLikelihood):
     """E[log p(y | eta)] as a function of each eta_k, the others being N(loc, variance)."""
 
@@ -228,5 +235,6 @@ class _EachByItself(OutputwiseLikelihood):
 
 def _log_chances(logits: Tensor, targets: Tensor) -> Tensor:
     """log p of each output, 0 where it is not known (NaN), ``[..., K]``."""
-    signs = torch.where(targets.isnan(), 0.0, 2 * targets - 1)
-    return torch.where(signs == 0, 0.0, logsigmoid(signs * logits))
+    logits, targets = torch.broadcast_tensors(logits, targets)
+    log_p = -binary_cross_entropy_with_logits(logits, targets.nan_to_num(0.0), reduction="none")
+    return torch.where(targets.isnan(), 0.0, log_p)
