@@ -55,12 +55,8 @@ def test_that_are_left_open_are_chosen_and_said(
     assert pd.read_csv(run / "metrics.csv")["epoch"].tolist() == list(range(19))
 
 
-@pytest.mark.parametrize("chosen", [(), ("likelihood=feedback_bernoulli",)])
 def test_of_outputs_that_are_0_or_1_by_command(
-    chosen: tuple[str, ...],
-    train: Callable[..., Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generator = np.random.default_rng(0)
     age = generator.normal(size=90)
@@ -70,7 +66,7 @@ def test_of_outputs_that_are_0_or_1_by_command(
     frame["moved"] = pd.array((generator.random(90) < 1 - chance).astype(int), dtype="Int64")
     frame.loc[::3, "moved"] = None
     frame.to_csv(tmp_path / "ill.csv", index=False)
-    columns = ("data.path=ill.csv", "data.task=clinic", "data.target=[relapsed,moved]", *chosen)
+    columns = ("data.path=ill.csv", "data.task=clinic", "data.target=[relapsed,moved]")
     run = train("data=table", *columns, report=True)
     said = " ".join(capsys.readouterr().out.split())
     assert "Outputs that are 0 or 1: 'relapsed' (90 of 90 rows known" in said
@@ -86,6 +82,23 @@ def test_of_outputs_that_are_0_or_1_by_command(
     known = predictions["target moved"].notna()
     assert 0 < known.sum() < len(known)
     assert "accuracy" in (run / "report.html").read_text()
+    new, _ = predict_file(run, tmp_path / "ill.csv")
+    assert new["probability relapsed"].corr(frame["age"]) > 0.8
+    assert new["probability moved"].corr(frame["age"]) < -0.8
+
+
+def test_of_outputs_that_hear_each_other_by_command(
+    train: Callable[..., Path], tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    age = generator.normal(size=60)
+    frame = pd.DataFrame({"age": age, "clinic": list("ab") * 30, "relapsed": age > 0})
+    frame["moved"] = pd.array((age < 0.5).astype(int), dtype="Int64")
+    frame.loc[::3, "moved"] = None
+    frame.to_csv(tmp_path / "ill.csv", index=False)
+    columns = ("data.path=ill.csv", "data.task=clinic", "data.target=[relapsed,moved]")
+    run = train("data=table", *columns, "likelihood=feedback_bernoulli", "likelihood.rounds=2")
+    assert pv.load(run).settings.likelihood == pv.FeedbackBernoulli(rounds=2)
     new, _ = predict_file(run, tmp_path / "ill.csv")
     assert new["probability relapsed"].corr(frame["age"]) > 0.8
     assert new["probability moved"].corr(frame["age"]) < -0.8
