@@ -266,6 +266,30 @@ def test_the_tables_of_feedback_are_the_summary_of_its_results() -> None:
     assert apart.abs().max() < 0.005
 
 
+def test_the_table_of_rounds_is_the_summary_of_its_results() -> None:
+    results = pd.read_csv(RESULTS / "feedback" / "rounds.csv")
+    said = _benchmark("feedback_rounds").summary(results).splitlines()
+    text = (ROOT / "docs" / "feedback.md").read_text()
+    checks = "heard|unrelated|mutual|coupled"
+    rows = [line for line in text.splitlines() if re.match(rf"\| ({checks}) \|", line)]
+    assert len(rows) >= 12
+    for row in rows:
+        assert row in said, row
+    of = results.pivot_table(
+        index="seed", columns=["check", "likelihood", "number"], values="value"
+    )
+    nll = of.xs("nll of y_2", axis=1, level="number")
+    gain = nll["heard", "Bernoulli"] - nll["heard", "feedback"]
+    assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5
+    assert (nll["unrelated", "feedback"] - nll["unrelated", "Bernoulli"]).max() < 0.005
+    moves = of.xs("last move", axis=1, level="number")
+    for check in ("heard", "unrelated", "mutual", "coupled"):
+        assert moves[check, "feedback"].max() < 0.05
+    assert moves["coupled", "feedback, c = 0"].min() > 0.05
+    for number in ("gate of y_1", "gate of y_2"):
+        assert of["unrelated", "feedback", number].max() < 0.5
+
+
 @pytest.mark.parametrize("page", ["influence", "grouping"])
 def test_the_tables_of_influence_and_groups_are_the_summary_of_their_results(page: str) -> None:
     said = _benchmark("influence").summary(pd.read_csv(RESULTS / "influence.csv")).splitlines()

@@ -29,6 +29,7 @@ from pyro_vmtl.model.likelihoods import (
     Categorical,
     CategoricalLikelihood,
     Family,
+    FeedbackBernoulli,
     Gaussian,
     Likelihood,
     NegativeBinomial,
@@ -52,6 +53,7 @@ _CHOICES: dict[str, type] = {
         *(Standard, Mixture, Linear, Geometric, Power, Clustered, Hierarchical, Nested, Feedback),
         *(Recursive, Anchored),
         *(Bernoulli, Categorical, Gaussian, StudentT, Poisson, NegativeBinomial, Ordinal),
+        FeedbackBernoulli,
     )
 }
 _CLASSIFIERS = ("conjugate", "mean_field", "point", "amortised")

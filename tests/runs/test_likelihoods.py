@@ -23,6 +23,7 @@ from pyro_vmtl.runs.predicting import predict_file
         *(("student_t", pv.StudentT()), ("poisson", pv.Poisson()), ("ordinal", pv.Ordinal())),
         ("negative_binomial", pv.NegativeBinomial()),
         ("bernoulli", pv.Bernoulli()),
+        ("feedback_bernoulli", pv.FeedbackBernoulli()),
     ],
 )
 def test_are_chosen_by_name(name: str, likelihood: Family | None) -> None:
@@ -81,6 +82,23 @@ def test_of_outputs_that_are_0_or_1_by_command(
     known = predictions["target moved"].notna()
     assert 0 < known.sum() < len(known)
     assert "accuracy" in (run / "report.html").read_text()
+    new, _ = predict_file(run, tmp_path / "ill.csv")
+    assert new["probability relapsed"].corr(frame["age"]) > 0.8
+    assert new["probability moved"].corr(frame["age"]) < -0.8
+
+
+def test_of_outputs_that_hear_each_other_by_command(
+    train: Callable[..., Path], tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    age = generator.normal(size=60)
+    frame = pd.DataFrame({"age": age, "clinic": list("ab") * 30, "relapsed": age > 0})
+    frame["moved"] = pd.array((age < 0.5).astype(int), dtype="Int64")
+    frame.loc[::3, "moved"] = None
+    frame.to_csv(tmp_path / "ill.csv", index=False)
+    columns = ("data.path=ill.csv", "data.task=clinic", "data.target=[relapsed,moved]")
+    run = train("data=table", *columns, "likelihood=feedback_bernoulli", "likelihood.rounds=2")
+    assert pv.load(run).settings.likelihood == pv.FeedbackBernoulli(rounds=2)
     new, _ = predict_file(run, tmp_path / "ill.csv")
     assert new["probability relapsed"].corr(frame["age"]) > 0.8
     assert new["probability moved"].corr(frame["age"]) < -0.8

@@ -11,6 +11,10 @@ from pyro_vmtl.model.likelihoods.base import (
 )
 from pyro_vmtl.model.likelihoods.bernoulli import Bernoulli, BernoulliLikelihood
 from pyro_vmtl.model.likelihoods.categorical import Categorical, CategoricalLikelihood
+from pyro_vmtl.model.likelihoods.feedback_bernoulli import (
+    FeedbackBernoulli,
+    FeedbackBernoulliLikelihood,
+)
 from pyro_vmtl.model.likelihoods.gaussian import Gaussian, GaussianLikelihood
 from pyro_vmtl.model.likelihoods.negative_binomial import (
     NegativeBinomial,
@@ -26,6 +30,8 @@ __all__ = [
     "Categorical",
     "CategoricalLikelihood",
     "Family",
+    "FeedbackBernoulli",
+    "FeedbackBernoulliLikelihood",
     "Gaussian",
     "GaussianLikelihood",
     "Likelihood",
