@@ -114,7 +114,7 @@ def _few_draws() -> None:
     """As many as the command draws: a process of its own knows of no fewer."""
 
 
-@pytest.mark.inputs(5, 20)
+@pytest.mark.inputs(2, 20)
 def test_a_kill(
     odd: Odd,
     seed: int,
