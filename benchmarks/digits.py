@@ -113,6 +113,21 @@ def scores(chances: torch.Tensor, test: pv.TaskSet) -> dict[str, float | bool]:
     }
 
 
+def summary(table: pd.DataFrame) -> str:
+    """Mean ± sd over seeds as Markdown, a row a size and method."""
+    heads = ("images", "method", "accuracy", "NLL", "pooled ECE", "in range", "CPU s")
+    lines = ["| " + " | ".join(heads) + " |", "| ---: | --- |" + " ---: |" * 5]
+    for (shots, method), rows in table.groupby(["shots", "method"], sort=False):
+        cells = [
+            f"{rows[name].mean():.3f} ± {rows[name].std():.3f}"
+            for name in ("accuracy", "nll", "pooled_ece")
+        ]
+        cells.append(f"{rows['in_range'].sum()} of {len(rows)}")
+        cells.append(f"{rows['seconds'].mean():.1f}")
+        lines.append(f"| {shots} | {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Fit, score, write a row each and print what they come to."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -136,9 +151,7 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows)
     table.round(4).to_csv(arguments.out, index=False)
-    numbers = ["accuracy", "nll", "pooled_ece", "in_range", "seconds"]
-    spread = table.groupby(["shots", "method"])[numbers]
-    print(spread.agg(["mean", "std"]).round(3).to_string())
+    print(summary(table))
 
 
 if __name__ == "__main__":

@@ -122,6 +122,16 @@ def test_the_table_of_missing_classes_is_the_summary_of_its_results() -> None:
     assert (by_seed.idxmax(axis=1) == "one classifier").all()
 
 
+def test_the_table_of_digits_and_rivals_is_the_summary_of_its_results() -> None:
+    results = pd.read_csv(RESULTS / "digits" / "digits.csv")
+    said = _benchmark("digits").summary(results)
+    assert said in (ROOT / "docs" / "benchmark.md").read_text()
+    assert set(results["seed"]) == set(range(400, 405))
+    nll = results.pivot(index=["shots", "seed"], columns="method", values="nll")
+    mean = nll.groupby("shots").mean()
+    assert (mean["default"] < mean["four networks"]).all()
+
+
 def test_the_tables_of_real_data_are_the_summary_of_their_results() -> None:
     summary = _benchmark("table_summary").summary
     said = summary(pd.read_csv(RESULTS / "tables.csv")).splitlines()
