@@ -129,7 +129,9 @@ def test_the_table_of_digits_and_rivals_is_the_summary_of_its_results() -> None:
     assert set(results["seed"]) == set(range(400, 405))
     nll = results.pivot(index=["shots", "seed"], columns="method", values="nll")
     mean = nll.groupby("shots").mean()
-    assert (mean["default"] < mean["four networks"]).all()
+    assert (mean["default"] < mean["one network"]).all()
+    assert (mean["default"] < mean["four networks"]).tolist() == [True, False]
+    assert (nll["Gaussian process"] < nll["default"]).all()
 
 
 def test_the_tables_of_real_data_are_the_summary_of_their_results() -> None:
