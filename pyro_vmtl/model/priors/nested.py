@@ -202,7 +202,8 @@ class NestedWeights(WeightsPosterior):
     :param learns: whether an encoder learns beside: then every twentieth iteration moves
         them.
     :param rate: the least by which a step moves the sites: the k-th moves them by 6 / k, at most
-        .7, until that is less. An encoder moves between two steps, so that old sites must be left.
+        .7, until that is less. None, .1, and .2 where an encoder learns: it moves between two
+        steps, so that old sites must be left.
     :raises InputError: if Lambda takes more than 512 MiB.
 
     :ivar precision: Lambda of every task's site, ``[T, K, q, q]`` float64; ``shift``: h.
@@ -230,7 +231,7 @@ class NestedWeights(WeightsPosterior):
         bias: bool = True,
         named: bool = False,
         learns: bool = False,
-        rate: float = 0.2,
+        rate: float | None = None,
     ) -> None:
         super().__init__()
         rows, columns = likelihood.num_outputs, latent_dim + int(bias)
@@ -247,7 +248,7 @@ class NestedWeights(WeightsPosterior):
         self.every = _EVERY if learns else 1
         self._asked: tuple[Tensor | None, ...] = ()
         self._versions: list[int] = []
-        self.rate = rate
+        self.rate = (0.2 if learns else 0.1) if rate is None else rate
         self.infers_noise = likelihood.has_noise
         self._prior = pool.hyperpriors(rows, columns, bias, named, num_tasks)
         shape = (num_tasks, rows, columns)
