@@ -18,6 +18,7 @@ Results go to a CSV, the summary over seeds, mean ± sd, is printed as Markdown.
 
 import argparse
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,20 @@ def measured(seed: int, check: str, name: str) -> list[dict[str, Any]]:
     return [known | {"number": number, "value": value} for number, value in numbers.items()]
 
 
+def markdown(kind: str, parts: Iterable[tuple[str, str, str, pd.Series]]) -> str:
+    """A Markdown table over seeds of ``check, kind, number`` and its values."""
+    lines = [f"| check | {kind} | number | seeds | mean ± sd | least | most |", "|---" * 7 + "|"]
+    for check, name, number, value in parts:
+        if len(value):
+            lines.append(
+                f"| {check} | {name} | {number} | {len(value)} | {value.mean():.3f} ± "
+                f"{value.std():.3f} | {value.min():.3f} | {value.max():.3f} |"
+            )
+    return "\n".join(lines)
+
+
 def summary(results: pd.DataFrame) -> str:
     """A Markdown table over seeds; of NLL also what feedback has less of it."""
-    lines = [
-        "| check | pool | number | seeds | mean ± sd | least | most |",
-        "|---|---|---|---|---|---|---|",
-    ]
     wide = results.pivot_table(index=["check", "seed"], columns=["pool", "number"], values="value")
     parts = [(*key, part["value"]) for key, part in results.groupby(["check", "pool", "number"])]
     for check in results["check"].unique():
@@ -109,37 +118,45 @@ def summary(results: pd.DataFrame) -> str:
         for pool in nll.columns.drop("feedback"):
             gain = (nll[pool] - nll["feedback"]).dropna()
             parts.append((check, pool, "NLL more than with feedback", gain))
-    for check, pool, number, value in parts:
-        if len(value):
-            lines.append(
-                f"| {check} | {pool} | {number} | {len(value)} | {value.mean():.3f} ± "
-                f"{value.std():.3f} | {value.min():.3f} | {value.max():.3f} |"
-            )
-    return "\n".join(lines)
+    return markdown("pool", parts)
 
 
-def main() -> None:
-    """Measure what is not there yet, and print the table."""
+def measure(
+    kind: str,
+    default: Path,
+    cells: Callable[[list[int]], Iterable[tuple[int, str, str]]],
+    measured: Callable[[int, str, str], list[dict[str, object]]],
+    about: str | None,
+) -> pd.DataFrame:
+    """Measure what is not there yet of the cells ``(seed, check, kind)``, as the command line says.
+
+    :param default: the CSV of results, a row a number.
+    :param about: what ``--help`` says.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=about, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=default)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     results = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame()
+    for seed, check, name in cells(options.seeds):
+        key = {"check": check, "seed": seed, kind: name}
+        if len(results) and (results[list(key)] == list(key.values())).all(axis=1).any():
+            continue
+        results = pd.concat([results, pd.DataFrame(measured(seed, check, name))], ignore_index=True)
+        results.to_csv(options.out, index=False, float_format="%.6g")
+    return results
+
+
+def _cells(seeds: list[int]) -> Iterator[tuple[int, str, str]]:
     for name in POOLS:
-        for seed in options.seeds:
+        for seed in seeds:
             for check in ("lone",) if name == "nested" else ("lone", "random"):
-                key = {"check": check, "seed": seed, "pool": name}
-                if len(results) and (results[list(key)] == list(key.values())).all(axis=1).any():
-                    continue
-                rows = pd.DataFrame(measured(seed, check, name))
-                results = pd.concat([results, rows], ignore_index=True)
-                results.to_csv(options.out, index=False, float_format="%.6g")
-    print(summary(results))
+                yield seed, check, name
 
 
 if __name__ == "__main__":
-    main()
+    print(summary(measure("pool", RESULTS, _cells, measured, __doc__)))

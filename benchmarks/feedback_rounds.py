@@ -19,18 +19,18 @@ Simulated tables of four tasks, ten columns and two outputs, 0 or 1.
 Results go to a CSV, the summary over seeds, mean ± sd, is printed as Markdown.
 """
 
-import argparse
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from feedback import markdown, measure
 
 import pyro_vmtl as pv
 from pyro_vmtl.model import FeedbackBernoulliLikelihood
 
-SEEDS = (400, 401, 402, 403, 404)
 TASKS, COLUMNS = 4, 10
 LABELS = {"heard": (150, 15), "unrelated": (150, 15), "mutual": (300, 300), "coupled": (300, 300)}
 LOOPS = {"mutual": (2.0, 50), "coupled": (6.0, 3)}  # the size of maps, and rounds
@@ -102,10 +102,6 @@ def measured(seed: int, check: str, name: str) -> list[dict[str, Any]]:
 
 def summary(results: pd.DataFrame) -> str:
     """A Markdown table over seeds; of the NLL of y_2 also what feedback has less of it."""
-    lines = [
-        "| check | likelihood | number | seeds | mean ± sd | least | most |",
-        "|---|---|---|---|---|---|---|",
-    ]
     parts = [
         (*key, part["value"]) for key, part in results.groupby(["check", "likelihood", "number"])
     ]
@@ -114,36 +110,15 @@ def summary(results: pd.DataFrame) -> str:
     )
     for check, gain in (nll["Bernoulli"] - nll["feedback"]).groupby("check"):
         parts.append((check, "Bernoulli", "NLL of y_2 more than with feedback", gain))
-    for check, likelihood, number, value in parts:
-        lines.append(
-            f"| {check} | {likelihood} | {number} | {len(value)} | {value.mean():.3f} ± "
-            f"{value.std():.3f} | {value.min():.3f} | {value.max():.3f} |"
-        )
-    return "\n".join(lines)
+    return markdown("likelihood", parts)
 
 
-def main() -> None:
-    """Measure what is not there yet, and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    results = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame()
-    for seed in options.seeds:
+def _cells(seeds: list[int]) -> Iterator[tuple[int, str, str]]:
+    for seed in seeds:
         for check in LABELS:
             for name in LIKELIHOODS if check == "coupled" else ("Bernoulli", "feedback"):
-                key = {"check": check, "seed": seed, "likelihood": name}
-                if len(results) and (results[list(key)] == list(key.values())).all(axis=1).any():
-                    continue
-                rows = pd.DataFrame(measured(seed, check, name))
-                results = pd.concat([results, rows], ignore_index=True)
-                results.to_csv(options.out, index=False, float_format="%.6g")
-    print(summary(results))
+                yield seed, check, name
 
 
 if __name__ == "__main__":
-    main()
+    print(summary(measure("likelihood", RESULTS, _cells, measured, __doc__)))

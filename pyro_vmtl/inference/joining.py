@@ -14,7 +14,6 @@ from pyro_vmtl.inference.noise import all_noise
 from pyro_vmtl.model import (
     VMTL,
     BayesianLinearEncoder,
-    FeedbackWeights,
     NestedWeights,
     PerTask,
     Settings,
@@ -145,7 +144,7 @@ def forget_rows(vmtl: VMTL, settings: Settings, rows: TaskSet) -> VMTL:
 def nested(vmtl: VMTL, settings: Settings) -> tuple[NestedWeights, Nested]:
     """The weights and their prior, where nothing else of the model belongs to single tasks."""
     weights = vmtl.classifier
-    if not isinstance(weights, NestedWeights) or isinstance(weights, FeedbackWeights):
+    if not isinstance(weights, NestedWeights) or not weights.shares_weights:
         raise InputError(
             f"the model has the pool {type(vmtl.pool).__name__}; expected Nested, whose "
             "draws of clusters a task can join and leave"

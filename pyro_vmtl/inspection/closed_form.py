@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyro_vmtl.data import TaskSet
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL
-from pyro_vmtl.model import FeedbackWeights, NestedWeights
+from pyro_vmtl.model import NestedWeights
 from pyro_vmtl.model.architectures import takes_no_gradient
 
 __all__ = ["check_closed_form"]
@@ -24,7 +24,7 @@ def check_closed_form(
     weights = fitted.vmtl.classifier
     if (
         not isinstance(weights, NestedWeights)
-        or isinstance(weights, FeedbackWeights)
+        or not weights.shares_weights
         or not takes_no_gradient(fitted.settings.encoder)
     ):
         raise InputError(

@@ -11,7 +11,7 @@ import torch
 
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL
-from pyro_vmtl.model import FeedbackWeights, NestedWeights
+from pyro_vmtl.model import NestedWeights
 from pyro_vmtl.model.architectures import takes_no_gradient
 from pyro_vmtl.model.priors.conditionals import drawn_bases
 from pyro_vmtl.model.priors.gibbs import spread
@@ -54,7 +54,7 @@ def variance_components(fitted: FittedVMTL, coverage: float = 0.9, seed: int = 0
     weights = fitted.vmtl.classifier
     if (
         not isinstance(weights, NestedWeights)
-        or isinstance(weights, FeedbackWeights)
+        or not weights.shares_weights
         or not takes_no_gradient(fitted.settings.encoder)
     ):
         raise InputError(

@@ -37,7 +37,7 @@ from pyro_vmtl.inspection import (
 )
 from pyro_vmtl.inspection.gains import MOST_LENDERS, WITHOUT
 from pyro_vmtl.inspection.scored import ALL_TASKS
-from pyro_vmtl.model import Feedback, Nested, Settings, Standard
+from pyro_vmtl.model import NestedWeights, Settings, Standard
 from pyro_vmtl.model.architectures import takes_no_gradient
 from pyro_vmtl.runs.configuration import Plan, read_plan, repeatable
 from pyro_vmtl.runs.fits import fit_plan, predict_held_out, versions
@@ -277,9 +277,9 @@ def _write_inspection(
 
 def _gains(fitted: FittedVMTL, plan: Plan, seed: int) -> pd.DataFrame | None:
     """What sharing gains, where it can be had without a trained encoder."""
-    pool, encoder = fitted.settings.pool, fitted.settings.encoder
-    nested = isinstance(pool, Nested) and not isinstance(pool, Feedback)
-    if not nested or not takes_no_gradient(encoder) or len(fitted.names) < 2:
+    weights, is_fixed = fitted.vmtl.classifier, takes_no_gradient(fitted.settings.encoder)
+    shares = isinstance(weights, NestedWeights) and weights.shares_weights
+    if not shares or not is_fixed or len(fitted.names) < 2:
         return None
     return gains(fitted, plan.splits.train, seed=seed)
 

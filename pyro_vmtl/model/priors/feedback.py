@@ -85,6 +85,7 @@ class FeedbackWeights(NestedWeights):
     :ivar open: the chance that each gate is open, ``[T, L]`` float64.
     """
 
+    shares_weights = False
     pool: Feedback
     open: Tensor
     chain_deviation: Tensor

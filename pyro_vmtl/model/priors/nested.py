@@ -206,12 +206,15 @@ class NestedWeights(WeightsPosterior):
         steps, so that old sites must be left.
     :raises InputError: if Lambda takes more than 512 MiB.
 
+    :cvar shares_weights: whether what tasks lend each other is evidence about weights, so that a
+        task or a row joins and leaves by linear algebra.
     :ivar precision: Lambda of every task's site, ``[T, K, q, q]`` float64; ``shift``: h.
     :ivar loc: mean of q(w), averaged over the latest draws, ``[T, K, q]`` float64;
         ``covariance``: ``[T, K, q, q]``. Likewise.
     """
 
     is_conjugate = True
+    shares_weights: ClassVar[bool] = True
     precision: Tensor
     shift: Tensor
     counts: Tensor
