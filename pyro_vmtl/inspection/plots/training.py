@@ -285,7 +285,7 @@ def plot_relatedness_over_time(
     if kept is not None:
         ax.axvline(kept, color=GREY, linestyle=":", label=f"kept: epoch {kept:g}")
     ax.set_ylabel("probability")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.05 * float(lines.to_numpy().max()))
     legend_beside(ax)
     if task is not None:
         ax.set_title(f"{task} borrows from", fontsize=10)
