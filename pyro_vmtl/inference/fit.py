@@ -336,6 +336,8 @@ def fit(
     :param log_warnings: whether what to know before trusting the fit is logged; it is in
         ``FittedVMTL.warnings`` either way.
     :param trainer_options: go to ``lightning.Trainer``.
+    :return: the fitted model, on the CPU wherever it was trained; ``fitted.vmtl.to("cuda")`` takes
+        it, and all predictions from it, to another device.
     """
     settings = Settings() if settings is None else settings
     training = TrainingSettings() if training is None else training
@@ -461,9 +463,10 @@ def _without_gradients(
     batch = tasks.dense().to(device)
     vmtl = vmtl.to(device)
     history = _update(vmtl, tasks, batch, validation, training, on_epoch)
+    vmtl, on_cpu = vmtl.cpu(), tasks.dense()
     choice = alternative(vmtl, tasks) if choose else None
     if choice is None:
-        return _fitted(vmtl, tasks, settings, history, batch, [], log_warnings, notes)
+        return _fitted(vmtl, tasks, settings, history, on_cpu, [], log_warnings, notes)
     likelihood, why = choice
     usual = settings.likelihood_of(tasks.is_classification)
     settings = replace(settings, likelihood=usual)
@@ -471,6 +474,7 @@ def _without_gradients(
     with all_noise(seed):  # as if it had been asked for
         other = build(tasks, other_settings).to(device)
         other_history = _update(other, tasks, batch, validation, training)
+        other = other.cpu()
     whole = isinstance(likelihood, NegativeBinomial)
     scores = (left_out_score(model, tasks, whole) for model in (other, vmtl))
     gain, se = mean_difference(*scores)
@@ -487,7 +491,7 @@ def _without_gradients(
         vmtl, settings, history = other, other_settings, other_history
         if on_epoch is not None:
             on_epoch(history)
-    return _fitted(vmtl, tasks, settings, history, batch, [], log_warnings, (note,))
+    return _fitted(vmtl, tasks, settings, history, on_cpu, [], log_warnings, (note,))
 
 
 def _update(

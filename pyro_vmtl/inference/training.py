@@ -209,6 +209,7 @@ class TrainingModule(lightning.LightningModule):
         self._last_batch: Batch | None = None
         self._started_at = time.perf_counter()
         self._random_state: Tensor | None = None
+        self._random_state_of_device: Tensor | None = None
 
     def _add_task_weighting(self, vmtl: VMTL, name: TaskWeighting | None) -> None:
         if name == "uncertainty":
@@ -272,6 +273,8 @@ class TrainingModule(lightning.LightningModule):
                 self.trainer.should_stop = True
         if self._random_state is not None:  # a resumed run goes on with the noise it would have had
             torch.set_rng_state(self._random_state)
+            if self._random_state_of_device is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self._random_state_of_device, self.device)
             self._random_state = None
 
     def on_train_epoch_start(self) -> None:
@@ -386,6 +389,8 @@ class TrainingModule(lightning.LightningModule):
         checkpoint["origin"] = self.origin
         checkpoint["tempering"] = dict(self.vmtl.tempering)
         checkpoint["random_state"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            checkpoint["random_state_of_device"] = torch.cuda.get_rng_state(self.device)
         checkpoint["gradient_weighting"] = self._gradient_weighting
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -400,6 +405,7 @@ class TrainingModule(lightning.LightningModule):
         self.history = list(checkpoint["history"])
         self.vmtl.tempering.update(checkpoint["tempering"])  # no step may be left to set it
         self._random_state = checkpoint["random_state"]
+        self._random_state_of_device = checkpoint.get("random_state_of_device")
         self._keep_settings(checkpoint)
 
     @property

@@ -1,5 +1,8 @@
 """Gibbs sampling of what the nested prior leaves open: the partition, its scales and the noise.
 
+It runs on the CPU, as its moves of single entries do: small matrices and many steps, of which a GPU
+would make none faster. So the draws of a seed do not depend on where the sites were made.
+
 Given the evidence of every task as a Gaussian site, exp(h w - w Lambda w / 2), everything but the
 partition and the scales is Gaussian. Chains run side by side: S is the first dimension throughout.
 """
@@ -7,8 +10,8 @@ partition and the scales is Gaussian. Chains run side by side: S is the first di
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +34,7 @@ from pyro_vmtl.model.priors.moves import (
 )
 from pyro_vmtl.model.priors.partitions import canonical, log_new_cluster
 
-__all__ = ["Evidence", "Hyperpriors", "State", "starting_state", "sweep"]
+__all__ = ["Evidence", "Hyperpriors", "State", "on_device", "starting_state", "sweep"]
 
 _SPLITS = 10  # proposals to split or merge in a sweep
 _SWAPS = 4  # proposals to exchange two variances
@@ -116,6 +119,15 @@ class State:
     noise_spread: Tensor
 
 
+Part = TypeVar("Part", Evidence, Hyperpriors, State)
+
+
+def on_device(part: Part, device: torch.device | str) -> Part:
+    """The same part with all its tensors on a device; those that are there are not copied."""
+    there: dict[str, Any] = {k: x.to(device) for k, x in vars(part).items() if torch.is_tensor(x)}
+    return replace(part, **there)
+
+
 def starting_state(evidence: Evidence, prior: Hyperpriors, chains: int) -> State:
     """Half of the chains start from one cluster, half from all tasks apart."""
     num_tasks, rows = evidence.shift.shape[:2]
@@ -164,7 +176,7 @@ def _normal(precision: Tensor, shift: Tensor, generator: torch.Generator) -> Ten
     """A draw from the Gaussian of these natural parameters, ``[..., q, q]`` and ``[..., q]``."""
     factor = torch.linalg.cholesky(precision)
     mean = torch.cholesky_solve(shift.unsqueeze(-1), factor)
-    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
     return (mean + torch.linalg.solve_triangular(factor.mT, noise, upper=True)).squeeze(-1)
 
 
@@ -174,7 +186,7 @@ def sweep(
     state: State,
     generator: torch.Generator,
 ) -> Tensor:
-    """One sweep over all that is unknown; the state is changed in place.
+    """One sweep over all that is unknown; the state is changed in place. All is on the CPU.
 
     :return: the mean of the weights given what was drawn, ``[S, T, K, q]``: by it is judged how
         many draws are effective.
@@ -210,9 +222,9 @@ def _move_labels(
     chains, num_tasks = state.labels.shape
     seen = (sites.of_base @ mean[:, None, :, :, None]).squeeze(-1)
     # The first half is room for sums.
-    precision = sites.of_base.repeat(1, 2, 1, 1, 1).cpu().numpy()
-    shift = (sites.shift_of_base - seen).repeat(1, 2, 1, 1).cpu().numpy()
-    labels = state.labels.cpu().numpy()
+    precision = sites.of_base.repeat(1, 2, 1, 1, 1).numpy()
+    shift = (sites.shift_of_base - seen).repeat(1, 2, 1, 1).numpy()
+    labels = state.labels.numpy()
     log_new = log_new_cluster(num_tasks, prior.gamma, prior.expected).numpy()
     uniform = _uniform((chains, 1 + _SPLITS, num_tasks + 1), generator)
     orders = _uniform((chains, 1 + _SPLITS, num_tasks), generator).argsort(-1)
@@ -221,7 +233,7 @@ def _move_labels(
         deal_labels(*own, orders[chain, 0], uniform[chain, 0])
         for order, chances in zip(orders[chain, 1:], uniform[chain, 1:], strict=True):
             split_or_merge(*own, order[0], order[1], order, chances)
-    state.labels = canonical(torch.from_numpy(labels)).to(state.labels.device)
+    state.labels = canonical(torch.from_numpy(labels))
 
 
 class Sites:
@@ -343,9 +355,9 @@ def _draw_mean(
     if bool(slopes.any()):
         # A site for every row; where rows are single entries, of the slopes alone.
         rows = slopes.any(-1)
-        chosen = slopes[rows][0].cpu().numpy()
-        given = total[:, rows].cpu().numpy(), moved[:, rows].cpu().numpy()
-        variance = mean_variance(prior, state)[:, rows][:, 0].cpu().numpy()
+        chosen = slopes[rows][0].numpy()
+        given = total[:, rows].numpy(), moved[:, rows].numpy()
+        variance = mean_variance(prior, state)[:, rows][:, 0].numpy()
         uniform = _uniform((len(moved), 32), generator)
         for chain, level in enumerate(state.mean.tolist()):
             state.mean[chain] *= draw_scale(
@@ -369,8 +381,8 @@ def _draw_cluster_variance(
     generator: torch.Generator,
 ) -> None:
     """B, with centres and mean integrated out: with one cluster data say nothing of it."""
-    sums = precision.cpu().numpy(), shift.cpu().numpy()
-    of_mean = mean_variance(prior, state).cpu().numpy()
+    sums = precision.numpy(), shift.numpy()
+    of_mean = mean_variance(prior, state).numpy()
     uniform = _uniform((len(state.labels), 32), generator)
     for chain, level in enumerate(state.cluster.tolist()):
         state.cluster[chain] = draw_cluster_variance(
@@ -405,15 +417,15 @@ def _draw_deviations(
     """V, its centre and spread, with the weights integrated out given the bases m + c_k."""
     sites = evidence.precision / state.noise[..., None, None]
     residual = evidence.shift / state.noise[..., None] - (sites @ base.unsqueeze(-1)).squeeze(-1)
-    precision = sites.flatten(1, 2).cpu().numpy()
-    shift = residual.flatten(1, 2).cpu().numpy()
-    groups = prior.groups.cpu().numpy()
+    precision = sites.flatten(1, 2).numpy()
+    shift = residual.flatten(1, 2).numpy()
+    groups = prior.groups.numpy()
     varies, num_groups = groups >= 0, state.deviation.shape[1]
     scale2, spread2 = prior.deviation**2, prior.deviation_spread**2
     uniforms = _uniform((len(state.labels), len(groups) + 3, 32), generator)
     swaps = _uniform((len(state.labels), _SWAPS, 3), generator)
     for chain in range(len(state.labels)):
-        by_group = state.deviation[chain].cpu().numpy()
+        by_group = state.deviation[chain].numpy()
         variance = np.where(varies, by_group[groups], 0.0)
         own, uniform = (precision[chain], shift[chain]), uniforms[chain]
         if num_groups == 1:
@@ -451,12 +463,12 @@ def _draw_noise(
     assert evidence.squares is not None
     chains, num_tasks, rows = state.noise.shape
     explained = (evidence.precision @ base.unsqueeze(-1)).squeeze(-1)
-    shift = (evidence.shift - explained).flatten(1, 2).cpu().numpy()
+    shift = (evidence.shift - explained).flatten(1, 2).numpy()
     squares = evidence.squares - (base * (2 * evidence.shift - explained)).sum(-1)
-    left = squares.clamp_min(1e-12).flatten(1).cpu().numpy()
-    precision = evidence.precision.flatten(0, 1).cpu().numpy()
-    counts = evidence.counts.flatten().cpu().numpy()
-    variance = spread(state.deviation, prior.groups).cpu().numpy()
+    left = squares.clamp_min(1e-12).flatten(1).numpy()
+    precision = evidence.precision.flatten(0, 1).numpy()
+    counts = evidence.counts.flatten().numpy()
+    variance = spread(state.deviation, prior.groups).numpy()
     logs = state.noise.log()
     # Centre and spread given the log variances, then with them standardised.
     count = num_tasks * rows
@@ -464,13 +476,13 @@ def _draw_noise(
     mean, sd = LOG_NOISE
     certain = count / state.noise_spread + 1 / sd**2
     centre = (logs.sum((1, 2)) / state.noise_spread + mean / sd**2) / certain
-    noise = torch.randn(centre.shape, generator=generator, dtype=centre.dtype).to(centre.device)
+    noise = torch.randn(centre.shape, generator=generator, dtype=centre.dtype)
     centre = centre + noise * certain.rsqrt()
     away = (logs - centre[:, None, None]).square().sum((1, 2))
     state.noise_spread = _half_t_variance(
         state.noise_spread, prior.noise_spread**2, away, count, generator
     ).clamp(1e-4, 9.0)
-    drawn: Array = logs.flatten(1).cpu().numpy().copy()
+    drawn: Array = logs.flatten(1).numpy().copy()
     uniform = _uniform((chains, count + 1, 32), generator)
     spreads = state.noise_spread.tolist()
     for chain, (middle, between) in enumerate(zip(centre.tolist(), spreads, strict=True)):

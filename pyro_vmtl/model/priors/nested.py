@@ -28,6 +28,7 @@ from pyro_vmtl.model.priors.gibbs import (
     Hyperpriors,
     Moments,
     State,
+    on_device,
     starting_state,
     sweep,
 )
@@ -432,7 +433,8 @@ class NestedWeights(WeightsPosterior):
         """
         generator = torch.Generator().manual_seed(int(self.seed) + 7919 * int(self.steps))
         self.steps += 1
-        chains, evidence, prior = self.chains, self.evidence, self.prior
+        chains, evidence = on_device(self.chains, "cpu"), on_device(self.evidence, "cpu")
+        prior = on_device(self.prior, "cpu")
         kept: list[State] = []
         means: list[Tensor] = []
         if not last:
@@ -458,9 +460,9 @@ class NestedWeights(WeightsPosterior):
 
     def _take_draws(self, chains: State, draws: State, likelihood: Likelihood) -> None:
         """Stand where the chains stand, keep the draws, and hand the noise on."""
-        for name in _FIELDS:
-            setattr(self, f"chain_{name}", getattr(chains, name))
-            setattr(self, f"draw_{name}", getattr(draws, name))
+        for kind, state in (("chain", chains), ("draw", draws)):
+            for name, values in vars(on_device(state, self.shift.device)).items():
+                setattr(self, f"{kind}_{name}", values)
         self.loc, self.covariance = averaged(self.by_draw())
         if self.infers_noise:
             likelihood.take_noise(draws.noise.log().mean(0).exp().sqrt())
@@ -503,7 +505,8 @@ class NestedWeights(WeightsPosterior):
     @contextlib.contextmanager
     def own_noise(self) -> Iterator[None]:
         """A stream of noise of the present step's own: the caller's is left as it was."""
-        with torch.random.fork_rng(devices=[]):
+        device = self.seed.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             if not self.seed.is_meta:
                 torch.manual_seed(int(self.seed) + int(self.steps))
             yield
