@@ -21,6 +21,11 @@
   inferred, and with none (`forced`).
 - `flips`: 4 of 25 labels of one task flipped; the AUC of finding them by the task's own
   leave-one-out density, and by what the rows do for the others of its cluster.
+- `encoder`: six tasks in two clusters whose 30 rows are linear in two features that all share, tanh
+  of sums of five inputs; the encoder has this form and is trained, 12 parameters. Gains of lenders
+  taken out, of 500 held-out rows a task, with the encoder held fixed and followed, against fits of
+  the other tasks in full, with a start of the encoder as before. Pearson correlation over pairs.
+- `hidden`: the same with eight hidden units before the two features, 66 parameters.
 - `landmine`: 29 fields in two soils, 20 training rows a field; two groups by pair gains.
 
 Results go to a CSV, a row a number; the summary is printed as Markdown.
@@ -42,6 +47,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 import pyro_vmtl as pv
+from pyro_vmtl.inference import Constant, TrainingSettings
 from pyro_vmtl.inference.cavities import factors, settled
 from pyro_vmtl.inspection import influence_matrix, leave_one_out
 from pyro_vmtl.model import NestedWeights
@@ -329,9 +335,69 @@ def landmine(seed: int, data: Path) -> Found:
     yield "learned, consensus", "ari", float(adjusted_rand_score(truth, _consensus(chances)))
 
 
+def shared_features(kind: str, seed: int) -> tuple[pv.TaskSet, pv.TaskSet]:
+    """Training and test samples of the check `encoder`."""
+    generator = np.random.default_rng(seed)
+    shared = generator.normal(size=(5, 2))
+    centres = 2 * generator.normal(size=(2, 2))
+    parts: tuple[dict[str, tuple[np.ndarray, np.ndarray]], ...] = ({}, {})
+    for t in range(6):
+        w = centres[t % 2] + 0.3 * generator.normal(size=2)
+        for part, count in zip(parts, (30, 500), strict=True):
+            x = generator.normal(size=(count, 5))
+            eta = np.tanh(x @ shared) @ w
+            if kind == "regression":
+                y = eta + 0.5 * generator.normal(size=count)
+            else:
+                y = generator.random(count) < 1 / (1 + np.exp(-2 * eta))
+            part[f"task {t}"] = (x, y)
+    train, test = (pv.TaskSet.from_arrays(x, regression=kind == "regression") for x in parts)
+    return train, test
+
+
+def encoder(seed: int, hidden: tuple[int, ...] = ()) -> Found:
+    """Lenders that have shaped an encoder."""
+    settings = pv.Settings(pv.MLP(2, hidden, dropout=0.0, stochastic=False), pv.Nested())
+    training = TrainingSettings(learning_rate=Constant(0.01), patience=None)
+    off = ~np.eye(6, dtype=bool)
+    for kind in ("regression", "binary"):
+        train, test = shared_features(kind, seed)
+
+        def fit_of(names: list[str], train: pv.TaskSet = train) -> pv.FittedVMTL:
+            return pv.fit(
+                train.select(names), None, settings, training, seed=seed, log_warnings=False
+            )
+
+        def means(fitted: pv.FittedVMTL, test: pv.TaskSet = test) -> pd.Series:
+            of = test.select(list(fitted.names))
+            found = pd.Series(fitted.predict(of, seed=0).log_density.double().numpy())
+            return found.groupby([fitted.names[t] for t in of.task.tolist()]).mean()
+
+        names = list(train.names)
+        fitted = fit_of(names)
+        expected = pd.DataFrame(np.nan, names, names)
+        for lender in names:
+            others = [name for name in names if name != lender]
+            expected.loc[others, lender] = (means(fitted) - means(fit_of(others)))[others]
+        yield kind, "absolute gain", float(np.abs(expected.to_numpy()[off]).mean())
+        for way in ("fixed", "followed"):
+            table = pv.influence(fitted, train, test, kinds=["without"], encoder=way)
+            found = influence_matrix(table, "without").to_numpy()[off]
+            yield f"{kind}, {way}", "pearson", pearsonr(found, expected.to_numpy()[off]).statistic
+            error = float(np.abs(found - expected.to_numpy()[off]).mean())
+            yield f"{kind}, {way}", "absolute error", error
+
+
+def hidden(seed: int) -> Found:
+    """The same with a hidden layer."""
+    return encoder(seed, (8,))
+
+
 CHECKS: dict[str, Callable[[int], Found]] = {
     "refits": refits,
     "rows": rows,
+    "encoder": encoder,
+    "hidden": hidden,
     "pairs": pairs,
     "unrelated": unrelated,
     "liar": liar,

@@ -8,7 +8,6 @@ Factors are those of all samples together, in a regression exactly so.
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from pyro_vmtl.data import Batch
 from pyro_vmtl.model import VMTL, NestedWeights, evaluating, with_bias
 from pyro_vmtl.model.priors.conditionals import Moments, averaged, posterior
-from pyro_vmtl.model.priors.gibbs import State
+from pyro_vmtl.model.priors.gibbs import thinned
 
 __all__ = [
     "Cavity",
@@ -172,9 +171,7 @@ def settled(vmtl: VMTL, batch: Batch, without: int | None = None) -> VMTL:
     out = copy.deepcopy(vmtl)
     weights = out.classifier
     assert isinstance(weights, NestedWeights)
-    draws, kept = weights.draws, batch.observed.double()
-    every = max(1, len(draws.labels) // _DRAWS)
-    few = State(**{f.name: getattr(draws, f.name)[::every] for f in dataclasses.fields(State)})
+    few, kept = thinned(weights.draws, _DRAWS), batch.observed.double()
 
     def move() -> None:
         moments = averaged(posterior(weights.evidence, weights.prior, few))
@@ -184,7 +181,7 @@ def settled(vmtl: VMTL, batch: Batch, without: int | None = None) -> VMTL:
         kept[without] = 0.0
         weights.precision[without], weights.shift[without] = 0.0, 0.0
         move()
-    for _ in range(0 if out.likelihood.sites_are_exact else _STEPS):
+    for _ in range(1 if out.likelihood.sites_are_exact else _STEPS):
         phi, _, shift, precision = factors(out, batch)
         before, weights.shift = weights.shift, (kept * shift).mT @ phi
         weights.precision = torch.einsum("tbk,tbi,tbj->tkij", kept * precision, phi, phi)

@@ -12,24 +12,39 @@ __all__ = ["check_closed_form"]
 
 
 def check_closed_form(
-    what: str, fitted: FittedVMTL, train: TaskSet, heldout: TaskSet | None = None
+    what: str,
+    fitted: FittedVMTL,
+    train: TaskSet,
+    heldout: TaskSet | None = None,
+    may_learn: bool = False,
 ) -> NestedWeights:
     """Make sure that single tasks and samples can be taken out of a model by linear algebra.
 
     :param what: needs it, in the plural.
     :param train: has to have the model's tasks; ``heldout``: likewise.
+    :param may_learn: whether an encoder may have been trained, where it is a function of the inputs
+        and held-out samples are predicted: it has seen those of training.
     :return: its weights.
-    :raises InputError: for another pool, an encoder that was trained, or other tasks.
+    :raises InputError: for another pool, another encoder, or other tasks.
     """
-    weights = fitted.vmtl.classifier
-    if (
-        not isinstance(weights, NestedWeights)
-        or not weights.shares_weights
-        or not takes_no_gradient(fitted.settings.encoder)
-    ):
+    weights, encoder = fitted.vmtl.classifier, fitted.vmtl.encoder
+    in_closed_form = isinstance(weights, NestedWeights) and weights.shares_weights
+    learned = not takes_no_gradient(fitted.settings.encoder)
+    is_function = not encoder.has_density and encoder.layer() is None
+    if not in_closed_form or (learned and not (may_learn and is_function)):
+        kind = (
+            "one that takes no gradient or is a function of its inputs (stochastic=False)"
+            if may_learn
+            else "one that takes no gradient"
+        )
         raise InputError(
-            f"{what} need weights in closed form and an encoder that takes no gradient; expected a "
-            "model with the pool Nested on a table, or pv.compare of several fits on held-out data"
+            f"{what} need weights in closed form and an encoder that can be held fixed, {kind}; "
+            "expected a model with the pool Nested, or pv.compare of several fits on held-out data"
+        )
+    if learned and heldout is None:
+        raise InputError(
+            f"the encoder was trained on the training samples, so {what} cannot be scored by "
+            "leaving them out one by one; expected held-out samples (heldout=splits.validation)"
         )
     for name, tasks in (("training", train), ("held-out", heldout)):
         if tasks is not None and tasks.names != fitted.names:
@@ -37,4 +52,5 @@ def check_closed_form(
                 f"the {name} set has the tasks {list(tasks.names)}; the model was trained on "
                 f"{list(fitted.names)}"
             )
+    assert isinstance(weights, NestedWeights)
     return weights

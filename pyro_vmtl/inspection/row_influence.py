@@ -40,7 +40,8 @@ def row_influence(
         rows = pv.row_influence(fitted, splits.train, lender="task 3", borrower="task 0")
         rows.sort_values("gain").head()  # those that mislead task 0 the most
 
-    :param fitted: a model with the pool Nested and an encoder that takes no gradient.
+    :param fitted: a model with the pool Nested whose encoder is a function of the inputs; one that
+        was trained is held fixed and needs ``heldout``.
     :param train: what it was trained on.
     :param lender: the task of the rows; ``borrower``: of the densities. They may be the same.
     :param heldout: labelled samples of the same tasks; None, the borrower's training samples, each
@@ -50,7 +51,7 @@ def row_influence(
         nats; ``se``, the standard error of the paired differences.
     :raises InputError: for another model or other tasks.
     """
-    weights = check_closed_form("influences of rows", fitted, train, heldout)
+    weights = check_closed_form("influences of rows", fitted, train, heldout, may_learn=True)
     for name in (lender, borrower):
         if name not in fitted.names:
             raise InputError(f"there is no task {name!r}; expected one of {list(fitted.names)}")

@@ -29,6 +29,7 @@ __all__ = [
     "bases",
     "cavity",
     "drawn_bases",
+    "log_evidence",
     "posterior",
     "product",
 ]
@@ -120,6 +121,36 @@ def _drawn(moments: Moments, generator: torch.Generator) -> Tensor:
     noise = torch.randn(moments.loc.shape, generator=generator, dtype=moments.loc.dtype)
     scaled = values.clamp_min(0).sqrt() * noise.to(moments.loc.device)
     return moments.loc + (vectors @ scaled.unsqueeze(-1)).squeeze(-1)
+
+
+def log_evidence(evidence: Evidence, prior: Hyperpriors, state: State) -> Tensor:
+    """The log of what the sites integrate to over the weights given each draw, ``[S]``.
+
+    Deviations are integrated out first, then the centres of clusters, then the global mean.
+    """
+    sites = Sites(evidence, prior, state)
+    slots = num_slots(state.labels)
+    precision = by_cluster(state.labels, sites.of_base, slots)
+    shift = by_cluster(state.labels, sites.shift_of_base, slots)
+    of_centre = state.cluster[:, None, None, None].expand_as(shift)
+    seen, moved = integrate(precision, shift, state.cluster[:, None, None])
+    stages = (
+        (sites.precision, sites.shift, sites.variance.expand_as(sites.shift)),
+        (precision, shift, of_centre),
+        (seen.sum(1), moved.sum(1), mean_variance(prior, state)),
+    )
+    return torch.stack([_log_integral(*stage).flatten(1).sum(1) for stage in stages]).sum(0)
+
+
+def _log_integral(precision: Tensor, shift: Tensor, variance: Tensor) -> Tensor:
+    """log E exp(h u - u Lambda u / 2) for u ~ N(0, diag(variance)), ``[..., q]`` to ``[...]``."""
+    sd = variance.sqrt()
+    inner = sd.unsqueeze(-1) * precision * sd.unsqueeze(-2)
+    inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    factor = torch.linalg.cholesky(inner)
+    white = torch.linalg.solve_triangular(factor, (sd * shift).unsqueeze(-1), upper=False)
+    size = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return 0.5 * white.square().sum((-2, -1)) - size
 
 
 def averaged(moments: Moments) -> Moments:

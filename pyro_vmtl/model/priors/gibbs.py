@@ -34,7 +34,7 @@ from pyro_vmtl.model.priors.moves import (
 )
 from pyro_vmtl.model.priors.partitions import canonical, log_new_cluster
 
-__all__ = ["Evidence", "Hyperpriors", "State", "on_device", "starting_state", "sweep"]
+__all__ = ["Evidence", "Hyperpriors", "State", "on_device", "starting_state", "sweep", "thinned"]
 
 _SPLITS = 10  # proposals to split or merge in a sweep
 _SWAPS = 4  # proposals to exchange two variances
@@ -126,6 +126,12 @@ def on_device(part: Part, device: torch.device | str) -> Part:
     """The same part with all its tensors on a device; those that are there are not copied."""
     there: dict[str, Any] = {k: x.to(device) for k, x in vars(part).items() if torch.is_tensor(x)}
     return replace(part, **there)
+
+
+def thinned(state: State, most: int) -> State:
+    """Some of the draws, evenly spaced: ``most``, or up to twice as many."""
+    every = max(1, len(state.labels) // most)
+    return State(**{name: values[::every] for name, values in vars(state).items()})
 
 
 def starting_state(evidence: Evidence, prior: Hyperpriors, chains: int) -> State:

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pyro_vmtl.model.priors.conditionals import Moments, cavity, posterior, product
+from pyro_vmtl.model.priors.conditionals import (
+    Moments,
+    cavity,
+    log_evidence,
+    posterior,
+    product,
+)
 from pyro_vmtl.model.priors.gibbs import Evidence, Hyperpriors, State
 
 Array = npt.NDArray[np.float64]
@@ -183,3 +189,32 @@ def test_tasks_in_another_order_have_their_moments_in_that_order(world: World, s
         after = moments(dealt, world.prior, moved)
         for one, other in zip(before, after, strict=True):
             torch.testing.assert_close(one[:, order], other, atol=1e-8, rtol=1e-8)
+
+
+@settings(max_examples=40)
+@given(world=worlds())
+def test_evidence_is_that_of_one_dense_gaussian(world: World) -> None:
+    """log E exp(h w - w L w / 2) = h (C^-1 + L)^-1 h / 2 - log |1 + C L| / 2 for w ~ N(0, C)."""
+    evidence, state = world.evidence, world.state
+    nothing = replace(
+        evidence,
+        precision=torch.zeros_like(evidence.precision),
+        shift=torch.zeros_like(evidence.shift),
+    )
+    found = log_evidence(evidence, world.prior, state)
+    num_tasks, rows, q = evidence.shift.shape
+    for chain in range(len(state.labels)):
+        expected = 0.0
+        for row in range(rows):
+            noise = state.noise[chain, :, row].numpy()
+            _, after = _dense(world, chain, row)
+            _, before = _dense(replace(world, evidence=nothing), chain, row)
+            sites = np.zeros((num_tasks, q, num_tasks, q))
+            for t in range(num_tasks):
+                sites[t, :, t] = evidence.precision[t, row].numpy() / noise[t]
+            size = num_tasks * q
+            inner = before.reshape(size, size) @ sites.reshape(size, size)
+            shift = (evidence.shift[:, row].numpy() / noise[:, None]).ravel()
+            expected += 0.5 * (shift @ after.reshape(size, size) @ shift)
+            expected -= 0.5 * np.linalg.slogdet(np.eye(size) + inner)[1]
+        assert abs(float(found[chain]) - expected) < 1e-8 * (1 + abs(expected))
