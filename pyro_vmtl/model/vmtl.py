@@ -354,10 +354,13 @@ class VMTL(PyroModule):
         :param last: whether training ends or pauses here, so that partitions are sampled now.
         """
         if isinstance(self.classifier, NestedWeights):
-            # As training sees representations, with dropout: sites average over its noise.
-            with self.classifier.own_noise():
-                law = self.encoder(batch.x)
-            self.classifier.update(batch, law, self.likelihood, last)
+            if last or self.classifier.is_due():
+                # As training sees representations, with dropout: sites average over its noise.
+                with self.classifier.own_noise():
+                    law = self.encoder(batch.x)
+                self.classifier.update(batch, law, self.likelihood, last)
+            else:
+                self.classifier.steps += 1
         with evaluating(self.encoder):  # what else is remembered has no noise
             for program in self.programs()[1:]:
                 program.update(batch, last)

@@ -401,6 +401,10 @@ class NestedWeights(WeightsPosterior):
 
     # What moves
 
+    def is_due(self) -> bool:
+        """Whether this iteration has an update; beside an encoder that learns, few have."""
+        return self.loc.is_meta or int(self.steps) % self.every == 0
+
     @torch.no_grad()
     def update(
         self,
@@ -418,11 +422,8 @@ class NestedWeights(WeightsPosterior):
         """
         if self.loc.is_meta:
             return  # there is nothing to see
-        if last or int(self.steps) % self.every == 0:
-            self._step(batch, representations, likelihood)
-            self.look(likelihood, last)
-        else:
-            self.steps += 1
+        self._step(batch, representations, likelihood)
+        self.look(likelihood, last)
 
     @torch.no_grad()
     def look(self, likelihood: Likelihood, last: bool = False) -> None:
