@@ -22,7 +22,11 @@ SMALL = (
     *("trainer.tensorboard=false", "num_samples=5", "data.shots=1", "data.validation_shots=1"),
 )
 RUNS = {
-    "default": (*SMALL, "trainer.epochs=6", "trainer.steps_per_epoch=4"),
+    "default": (
+        *(*SMALL, "trainer.epochs=6", "trainer.steps_per_epoch=4"),
+        # The default of images, but with few representations: a look at weights takes less time.
+        *("model=deterministic", "model.encoder.latent_dim=3", "pool=nested"),
+    ),
     "paper": (
         *("recipe=paper", *SMALL, "trainer.epochs=3", "trainer.steps_per_epoch=2"),
         *("trainer.num_particles=1", "trainer.per_class=1"),

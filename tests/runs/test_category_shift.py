@@ -14,7 +14,9 @@ SHIFT = ("accuracy_seen", "accuracy_missing", "harmonic_mean")
 def test_a_run_scores_seen_and_missing_classes_of_every_task(
     train: Callable[..., Path],
 ) -> None:
-    run = train("data=digit_domains", "data.category_shift=0.3", "temperature_scaling=true")
+    model = ("model=deterministic", "model.encoder.latent_dim=3", "pool=nested")
+    data = ("data=digit_domains", "data.category_shift=0.3")
+    run = train(*data, *model, "temperature_scaling=true")
     metrics = json.loads((run / "metrics.json").read_text())
     splits = pv.digit_domains(shots=3, category_shift=0.3)
     counts = splits.test.class_counts
@@ -32,9 +34,3 @@ def test_a_run_scores_seen_and_missing_classes_of_every_task(
     assert [label for label, _ in table.groups[-3:]] == [
         report_tables.METRICS[name][0] for name in SHIFT
     ]
-
-
-def test_a_run_without_missing_classes_says_nothing_of_them(train: Callable[..., Path]) -> None:
-    run = train("data=digit_domains")
-    scores = json.loads((run / "metrics.json").read_text())["test"]["mean"]
-    assert not set(SHIFT) & set(scores)

@@ -28,6 +28,7 @@ def test_a_run_fills_its_folder(train: Train, data: str) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     splits = getattr(pv, data)()
     assert set(metrics["test"]) == {*splits.test.names, "mean"}
+    assert "harmonic_mean" not in metrics["test"]["mean"]  # no class is missing
     key = "accuracy" if data == "digit_domains" else "nmse"
     values = [metrics["test"][name][key] for name in splits.test.names]
     assert metrics["test"]["mean"][key] == pytest.approx(sum(values) / len(values))

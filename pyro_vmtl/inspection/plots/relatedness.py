@@ -119,7 +119,9 @@ def _annotate(ax: Axes, values: npt.NDArray[np.float64], middle: float) -> None:
         if np.isnan(value):
             ax.text(column, row, "–", ha="center", va="center", color=GREY)
             continue
-        text = f"{value:.2f}".removeprefix("0") if value < 0.995 else f"{value:.0f}"
+        text = f"{value:.2f}".removeprefix("0")
+        if value >= 0.995:  # only what is 1 is written as 1
+            text = ">.99" if value < 1 else f"{value:.0f}"
         colour = "white" if value < middle else "black"
         ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
 

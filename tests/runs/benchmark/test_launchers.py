@@ -10,7 +10,7 @@ from tests.runs.benchmark.conftest import Benchmark
 
 def test_joblib_gives_what_one_process_gives(benchmark_: Benchmark) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    arguments = ("methods=[default]", "reference=null")
+    arguments = ("methods=[vbmtl]", "reference=null")
     parallel = benchmark_(*arguments, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     single = benchmark_(*arguments, "run_dir=single").with_name("single")
     names = [path.name for path in sorted((single / "cells").iterdir())]
