@@ -307,8 +307,17 @@ def test_the_table_of_rounds_is_the_summary_of_its_results() -> None:
 def test_the_tables_of_influence_and_groups_are_the_summary_of_their_results(page: str) -> None:
     said = _benchmark("influence").summary(pd.read_csv(RESULTS / "influence.csv")).splitlines()
     text = (ROOT / "docs" / f"{page}.md").read_text()
-    checks = "refits|rows|pairs|unrelated|liar|flips|landmine"
+    checks = "refits|rows|encoder|hidden|pairs|unrelated|liar|flips|landmine"
     rows = [line for line in text.splitlines() if re.match(rf"\| ({checks}) \|", line)]
     assert len(rows) >= 10
     for row in rows:
         assert row in said, row
+
+
+def test_an_encoder_that_is_followed_agrees_better_with_new_fits_on_every_set() -> None:
+    results = pd.read_csv(RESULTS / "influence.csv")
+    chosen = results[(results["check"] == "encoder") & (results["number"] == "pearson")]
+    by_seed = chosen.pivot(index="seed", columns="what", values="value")
+    assert list(by_seed.index) == list(range(400, 405))
+    for kind in ("regression", "binary"):
+        assert (by_seed[f"{kind}, followed"] > by_seed[f"{kind}, fixed"]).all()
