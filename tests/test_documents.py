@@ -274,7 +274,7 @@ def test_the_tables_of_feedback_are_the_summary_of_its_results() -> None:
     assert len(rows) >= 12
     for row in rows:
         assert row in said, row
-    of = results.set_index(["check", "pool", "number", "seed"])["value"]
+    of = results.set_index(["check", "pool", "number", "seed"])["value"].sort_index()
     apart = of["random", "feedback", "nll"] - of["random", "no lenders", "nll"]
     assert apart.abs().max() < 0.005
 
@@ -321,3 +321,20 @@ def test_an_encoder_that_is_followed_agrees_better_with_new_fits_on_every_set() 
     assert list(by_seed.index) == list(range(400, 405))
     for kind in ("regression", "binary"):
         assert (by_seed[f"{kind}, followed"] > by_seed[f"{kind}, fixed"]).all()
+
+
+def test_the_built_in_table_is_that_of_its_results() -> None:
+    page = (ROOT / "docs" / "benchmark.md").read_text()
+    said = set((RESULTS / "table" / "tables.md").read_text().splitlines())
+    table = page.partition("### digit\\_domains, data.shots=1")[2]
+    rows = [line for line in table.splitlines() if re.match(r"\| [a-z0-9\\_]+ \|", line)]
+    rows = [line for line in rows if not line.startswith("| method |")]
+    assert len(rows) == 4 * 25
+    for row in rows:
+        assert row in said, row
+    results = pd.read_csv(RESULTS / "table" / "results.csv.gz")
+    chosen = results[(results["task"] == "mean") & (results["metric"] == "nll")]
+    nll = chosen.pivot(index=["data", "size", "seed"], columns="method", values="value")
+    away = nll.sub(nll["default"], axis=0).groupby(["data", "size"]).mean()
+    assert away.loc[("digit_domains", slice(None)), "bmtl"].round(2).tolist() == [0.51, 0.25]
+    assert away.loc[("rotated_digits", 3), "complete_pooling"] == pytest.approx(-0.146, abs=5e-4)
