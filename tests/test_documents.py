@@ -338,3 +338,18 @@ def test_the_built_in_table_is_that_of_its_results() -> None:
     away = nll.sub(nll["default"], axis=0).groupby(["data", "size"]).mean()
     assert away.loc[("digit_domains", slice(None)), "bmtl"].round(2).tolist() == [0.51, 0.25]
     assert away.loc[("rotated_digits", 3), "complete_pooling"] == pytest.approx(-0.146, abs=5e-4)
+
+
+def test_the_tables_of_numbers_with_a_learned_encoder_are_those_of_their_results() -> None:
+    page = (ROOT / "docs" / "benchmark.md").read_text()
+    section = page.partition("### Numbers with a learned encoder")[2].partition("\n### ")[0]
+    said = set((RESULTS / "rotated" / "tables.md").read_text().splitlines())
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 * (5 + 2)
+    for row in rows:
+        assert row in said, row
+    results = pd.read_csv(RESULTS / "rotated" / "results.csv.gz")
+    chosen = results[(results["task"] == "mean") & (results["metric"] == "nll")]
+    nll = chosen.pivot(index=["size", "seed"], columns="method", values="value")
+    away = (nll["nested_16_scaled"] - nll["default"]).groupby("size").mean()
+    assert away.round(3).tolist() == [-0.125, -0.229]
