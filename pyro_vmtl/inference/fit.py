@@ -392,7 +392,7 @@ def fit(
         try:
             trainer = lightning.Trainer(
                 accelerator=_accelerator(accelerator),
-                max_epochs=training.epochs,
+                max_epochs=module.settings.epochs,
                 # Where the module optimises by itself it clips by itself, and the trainer would
                 # refuse.
                 gradient_clip_val=training.gradient_clip if module.automatic_optimization else None,

@@ -36,22 +36,29 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Ramp(Schedule):
-    """A straight line from ``start`` to ``end`` over the first part of a run, then ``end``.
+    """``start`` at first, then a straight line to ``end`` over a part of a run, then ``end``.
 
     :ivar until: the share of the run at which ``end`` is reached, in (0, 1].
+    :ivar since: the share at which ``start`` is left, in [0, ``until``).
     """
 
     start: float
     end: float
     until: float = 1.0
+    since: float = 0.0
 
     def __post_init__(self) -> None:
-        _numbers(self, "start", "end", "until")
+        _numbers(self, "start", "end", "until", "since")
         _share(self)
+        if not 0 <= self.since < self.until:
+            raise InputError(
+                f"the schedule's since is {self.since}; expected a share of the run in "
+                f"[0, {self.until:g})"
+            )
 
     def __call__(self, iteration: int, total: int) -> float:
-        progress = min(1.0, iteration / max(1.0, self.until * total))
-        return self.start + progress * (self.end - self.start)
+        progress = (iteration / max(1, total) - self.since) / (self.until - self.since)
+        return self.start + min(1.0, max(0.0, progress)) * (self.end - self.start)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pyro_vmtl.inference.elbo import elbo_parts, task_losses
 from pyro_vmtl.inference.loss_weighting import LossRule, LossWeighting, loss_weighting
 from pyro_vmtl.inference.predict import predict
 from pyro_vmtl.inference.processes import noise_seed
-from pyro_vmtl.inference.schedules import Constant, Decay, Schedule
+from pyro_vmtl.inference.schedules import Constant, Decay, Ramp, Schedule
 from pyro_vmtl.inference.weighting import (
     Aggregator,
     GradientWeighting,
@@ -30,8 +30,19 @@ from pyro_vmtl.inference.weighting import (
 )
 from pyro_vmtl.model import SITES, VMTL
 
-__all__ = ["TrainingModule", "TrainingSettings"]
+__all__ = ["EPOCHS", "TrainingModule", "TrainingSettings"]
 
+EPOCHS = 40
+"""Of a fit in which gradients learn the weights, where nobody says."""
+
+# Beside weights in closed form an encoder is all that gradients have to learn.
+_CLOSED_FORM: dict[str, Any] = {"epochs": 15, "learning_rate": Ramp(0.005, 0.0005)}
+_LEFT_OPEN = ("epochs", "learning_rate", "kl_representations")
+# Weights of classes are 0 at first, and so is all gradient of the encoder but that of a KL: be it
+# ever so small, Adam would take representations to their prior. Of numbers the KL keeps the encoder
+# from fitting single targets, whose residuals would then understate the noise.
+_KL_OF_CLASSES = Ramp(0.0, 0.003, since=0.2)
+_KL_OF_NUMBERS = Ramp(0.003, 0.2, until=0.2)
 
 TaskWeighting: TypeAlias = Literal["uncertainty"] | Aggregator | LossRule
 """A way to weigh tasks, by name."""
@@ -43,14 +54,16 @@ class TrainingSettings:
 
     The defaults were chosen on the validation data of the built-in digits, for learned encoders:
     a tempered posterior. Without an encoder (``Identity``), set the KL weights to 1, Bayes' rule.
+    What is None is decided by the model that is trained, see :meth:`beside`.
 
-    :ivar epochs: at most so many.
+    :ivar epochs: at most so many; None, 15 beside weights in closed form and else 40.
     :ivar steps_per_epoch: optimiser steps between two looks at the validation data; None, as many
         as it takes to see the largest task once.
     :ivar batch_size: samples per task and step; None, all.
     :ivar per_class: samples per task, class and step: class-balanced batches. A regression has no
         classes and passes it over.
-    :ivar learning_rate: of Adam, as a schedule.
+    :ivar learning_rate: of Adam, as a schedule; None, a straight line from .005 to .0005 beside
+        weights in closed form, and else .003 throughout.
     :ivar scale_rate: how many times as fast standard deviations learn, of the weights' and layers'
         posteriors and of the noise on targets. Adam moves every parameter by at most the learning
         rate a step; a scale that starts at 1 needs hundreds of steps of 0.003 to say what data have
@@ -72,17 +85,21 @@ class TrainingSettings:
         ``"sampled"`` the exact densities at the draws.
     :ivar temperature: of the relaxed relatedness.
     :ivar kl_weights: KL weight of ``weights`` and their relatedness; 1 is Bayes' rule.
-    :ivar kl_representations: the same for ``representations``.
+    :ivar kl_representations: the same for ``representations``. It limits what they say about the
+        input beyond what the targets ask for (the information bottleneck of Alemi, Fischer, Dillon
+        and Murphy, ICLR 2017). None, beside weights in closed form and Gaussian representations,
+        of classes 0 for the first fifth of training and then up to .003, of numbers up to .2 over
+        the first fifth; else .003.
     :ivar patience: epochs without a better validation density after which training stops; None,
         never.
     :ivar validation_samples: posterior draws for a look at the validation data.
     """
 
-    epochs: int = 40
+    epochs: int | None = None
     steps_per_epoch: int | None = 50
     batch_size: int | None = None
     per_class: int | None = None
-    learning_rate: Schedule = field(default_factory=lambda: Constant(0.003))
+    learning_rate: Schedule | None = None
     scale_rate: float = 10.0
     weight_decay: float = 0.0
     gradient_clip: float | None = None
@@ -92,18 +109,21 @@ class TrainingSettings:
     estimator: Literal["analytic", "sampled"] = "analytic"
     temperature: Schedule = field(default_factory=lambda: Decay(1.0, 0.5))
     kl_weights: Schedule = field(default_factory=lambda: Constant(0.03))
-    kl_representations: Schedule = field(default_factory=lambda: Constant(0.003))
+    kl_representations: Schedule | None = None
     patience: int | None = 10
     validation_samples: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "num_particles", "validation_samples"):
+        for name in ("num_particles", "validation_samples"):
             self._check_whole(name)
-        for name in ("steps_per_epoch", "batch_size", "per_class", "patience"):
+        for name in ("epochs", "steps_per_epoch", "batch_size", "per_class", "patience"):
             if getattr(self, name) is not None:
                 self._check_whole(name)
-        for name in ("learning_rate", "temperature", "kl_weights", "kl_representations"):
+        for name in ("temperature", "kl_weights"):
             self._check_schedule(name)
+        for name in ("learning_rate", "kl_representations"):
+            if getattr(self, name) is not None:
+                self._check_schedule(name)
         self._check_above("scale_rate", 0)
         self._check_above("weight_decay", 0, included=True)
         if self.gradient_clip is not None:
@@ -113,6 +133,20 @@ class TrainingSettings:
         if self.estimator not in ("analytic", "sampled"):
             raise InputError(f"estimator is {self.estimator!r}; expected 'analytic' or 'sampled'")
         self._check_task_weighting()
+
+    def beside(self, vmtl: VMTL) -> "DecidedSettings":
+        """The settings with what was left open decided for this model."""
+        decided: dict[str, Any] = {}
+        if vmtl.classifier.is_conjugate:
+            decided |= _CLOSED_FORM
+            if vmtl.encoder.has_density:
+                classes = vmtl.likelihood.num_classes
+                decided["kl_representations"] = _KL_OF_CLASSES if classes else _KL_OF_NUMBERS
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if value is not None or entry.name not in _LEFT_OPEN:
+                decided[entry.name] = value
+        return DecidedSettings(**decided)
 
     def _check_task_weighting(self) -> None:
         weighting = self.task_weighting
@@ -154,6 +188,15 @@ class TrainingSettings:
                 raise InputError(f"{name} reaches {value}; expected values {bound}")
 
 
+@dataclass(frozen=True)
+class DecidedSettings(TrainingSettings):
+    """Settings of which nothing is left open; defaults are for weights that gradients learn."""
+
+    epochs: int = EPOCHS
+    learning_rate: Schedule = field(default_factory=lambda: Constant(0.003))
+    kl_representations: Schedule = field(default_factory=lambda: Constant(0.003))
+
+
 class TrainingModule(lightning.LightningModule):
     """Trains a model, and what its lenders train beside it, by SVI.
 
@@ -187,7 +230,7 @@ class TrainingModule(lightning.LightningModule):
         self.elbo.vmtl = vmtl
         # Their parameters are in the model already, so they are not registered a second time.
         self._others = tuple(others)
-        self.settings = settings
+        self.settings = settings = settings.beside(vmtl)
         self.batches = batches
         self.history: list[dict[str, float]] = []
         self.origin: dict[str, str] | None = None  # of data and model; a checkpoint says it too

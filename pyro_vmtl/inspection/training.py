@@ -22,6 +22,8 @@ from pyro_vmtl.model import SITES, VMTL
 
 __all__ = ["Snapshots", "kept_epoch", "kl_per_task", "task_kls"]
 
+_SNAPSHOTS = 20  # of a training, about, where nobody says
+
 
 def kept_epoch(history: pd.DataFrame) -> int | None:
     """The row of the history that the fitted model stands at: the best validation density.
@@ -90,12 +92,12 @@ class Snapshots(Callback):
         plot_relatedness_over_time(snapshots.relatedness())
 
     :param names: of the tasks.
-    :param every: take one every so many epochs.
+    :param every: take one every so many epochs; None, about twenty in all.
     :raises InputError: if ``every`` is not at least 1.
     """
 
-    def __init__(self, names: Sequence[str], every: int = 1) -> None:
-        if every < 1:
+    def __init__(self, names: Sequence[str], every: int | None = 1) -> None:
+        if every is not None and every < 1:
             raise InputError(f"every is {every}; expected at least 1.")
         self.names = tuple(names)
         self.every = every
@@ -108,7 +110,10 @@ class Snapshots(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Take a snapshot, if it is time."""
-        if not isinstance(pl_module, TrainingModule) or pl_module.current_epoch % self.every:
+        if not isinstance(pl_module, TrainingModule):
+            return
+        every = self.every or -(-pl_module.settings.epochs // _SNAPSHOTS)
+        if pl_module.current_epoch % every:
             return
         self.take(pl_module.vmtl, pl_module.current_epoch)
 

@@ -58,7 +58,8 @@ _CHOICES: dict[str, type] = {
 }
 _CLASSIFIERS = ("conjugate", "mean_field", "point", "amortised")
 _FEATURES = 50  # vectors of at most so many numbers are taken as they are
-_LEARNED = MLP(latent_dim=16, stochastic=False)  # beside weights in closed form
+# Beside weights in closed form, chosen on development seeds of the built-in digits.
+_OF_CLASSES, _OF_NUMBERS = MLP(16, hidden=(512,), dropout=0.1), MLP(16)
 _OPEN = "default"  # what was left to the data
 # What models that were saved before there was a choice have.
 _EARLIER: dict[str, Any] = {"classifier": "mean_field", "likelihood": _OPEN}
@@ -70,10 +71,10 @@ class Settings:
 
     :ivar encoder: settings of one of the architectures, or an :class:`Encoder` of the user's own;
         None, :class:`Identity` for vectors of at most 50 numbers, :class:`PrincipalComponents` for
-        the rows of a wider table, and :class:`MLP` for others: of classes, where the pool may be
-        :class:`Nested`, a deterministic one with 16 outputs.
+        the rows of a wider table, and :class:`MLP` for others: with 16 Gaussian representations
+        where the pool may be :class:`Nested`.
     :ivar pool: the prior of a task's weights; None, :class:`Nested` where the encoder has nothing
-        to learn, or was left open and the targets are classes; else :class:`Clustered`.
+        to learn or was left open; else :class:`Clustered`.
     :ivar representation_pool: the same for representations: where they are Gaussian, of each sample
         as seen through the other tasks; else of encoder layers, one a task.
     :ivar lenders: the class of lenders.
@@ -156,10 +157,10 @@ class Settings:
             elif (len(input_shape) == 1 and named) or isinstance(self.pool, Feedback):
                 encoder = PrincipalComponents(_FEATURES)
             else:
-                encoder = _LEARNED if is_classification else MLP()
+                encoder = _OF_CLASSES if is_classification else _OF_NUMBERS
         if pool is None:
             wants = classifier in (None, "conjugate")
-            suits = takes_no_gradient(encoder) or (encoder is _LEARNED and is_classification)
+            suits = self.encoder is None or takes_no_gradient(encoder)
             pool = Nested() if wants and suits else Clustered()
         nested = isinstance(pool, Nested)
         if classifier is None:

@@ -87,6 +87,9 @@ def read_plan(config: DictConfig, trusted: Collection[str] = ()) -> Plan:
             f"data is a {type(splits).__name__}; expected the configuration of a task set with "
             "training, validation and test parts"
         )
+    for name, value in list(config.trainer.items()):
+        if OmegaConf.is_dict(value) and value.get("value", 0) is None:  # left open
+            config.trainer[name] = None
     trainer = _make(config.trainer, "trainer", trusted)
     for name in sorted(set(trainer) & _SET_BY_COMMANDS):
         raise InputError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from pyro_vmtl.inference.training import EPOCHS
 from pyro_vmtl.inspection import gains_doubts, influence_doubts
 from pyro_vmtl.inspection.scored import ALL_TASKS
 from pyro_vmtl.model.architectures import FIXED
@@ -87,13 +88,14 @@ def _convergence(run: FinishedRun) -> tuple[str, ...]:
     if not np.isfinite(history[["elbo", "loss"]].to_numpy(dtype=float)).all():
         found.append("The ELBO was not finite in some epoch.")
     density = history.get("validation_nll")
+    most = run.config["trainer"]["epochs"] or EPOCHS
     if run.is_conjugate:  # training's own diagnostics speak of the draws
         return tuple(found)
     if density is None or density.isna().all():
         found.append(
             "There was no labelled validation data, so the last epoch was kept, good or not."
         )
-    elif run.kept == len(history) - 1 and len(history) >= int(run.config["trainer"]["epochs"]):
+    elif run.kept == len(history) - 1 and len(history) >= most:
         found.append(
             f"The last of {len(history)} epochs was the best on validation data: training may have "
             "ended too early; allow more (trainer.epochs)."

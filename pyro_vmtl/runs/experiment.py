@@ -51,7 +51,6 @@ __all__ = ["Scores", "baselines", "run_experiment"]
 _log = logging.getLogger(__name__)
 
 Scores = dict[str, dict[str, float | None]]
-_SNAPSHOTS = 20
 # What a run writes before it has trained an epoch and writes a history.
 _BEFORE_TRAINING = ("config.yaml", "splits", "tensorboard", "checkpoints")
 
@@ -218,7 +217,7 @@ def _fit(plan: Plan, config: DictConfig, folder: RunFolder) -> tuple[FittedVMTL,
             folder.write_text("config.yaml", repeatable(config, folder.path, config.ckpt_path))
         folder.write_csv("metrics.csv", pd.DataFrame(history))
 
-    snapshots = Snapshots(plan.splits.train.names, -(-plan.training.epochs // _SNAPSHOTS))
+    snapshots = Snapshots(plan.splits.train.names, every=None)
     fitted = fit_plan(
         plan,
         config.seed,

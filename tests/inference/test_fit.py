@@ -334,6 +334,7 @@ class TestResuming:
 
     def test_does_not_go_back(self, splits: TaskSplits, tmp_path: Path) -> None:
         fit(splits.train, None, SETTINGS, TRAINING, checkpoints=tmp_path)
+        assert TRAINING.epochs is not None
         fewer = replace(TRAINING, epochs=TRAINING.epochs - 1)
         says = f"epochs is {fewer.epochs}, .* expected .* at least {TRAINING.epochs}"
         with pytest.raises(InputError, match=says):

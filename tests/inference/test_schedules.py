@@ -39,6 +39,8 @@ def test_a_change_has_its_endpoints_and_one_direction(
 
 def test_a_ramp_is_a_line_and_a_decay_a_geometric_sequence() -> None:
     assert [Ramp(0, 1, 0.5)(i, 8) for i in range(6)] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1])
+    late = Ramp(0, 1, until=0.75, since=0.25)
+    assert [late(i, 8) for i in range(9)] == pytest.approx([0, 0, 0, 0.25, 0.5, 0.75, 1, 1, 1])
     assert [Decay(1, 1 / 16)(i, 4) for i in range(5)] == pytest.approx(
         [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16]
     )
@@ -49,6 +51,12 @@ def test_a_ramp_is_a_line_and_a_decay_a_geometric_sequence() -> None:
 def test_a_share_outside_the_run_is_refused(kind: type[Ramp] | type[Decay], until: float) -> None:
     with pytest.raises(InputError, match="until"):
         kind(1.0, 0.5, until)
+
+
+@pytest.mark.parametrize("since", [-0.1, 0.5, 0.7, float("nan")])
+def test_a_ramp_starts_before_it_ends(since: float) -> None:
+    with pytest.raises(InputError, match="since"):
+        Ramp(0.0, 1.0, 0.5, since)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (1.0, 0.0), (1.0, -1.0)])

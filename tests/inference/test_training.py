@@ -22,6 +22,7 @@ from pyro_vmtl.model import (
     Lenders,
     Linear,
     Mixture,
+    Nested,
     Pool,
     Power,
     Recursive,
@@ -258,3 +259,40 @@ def _at_step(module: TrainingModule, step: int, batch: Batch) -> None:
 def test_settings_out_of_range_are_refused(choices: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         TrainingSettings(**choices)
+
+
+class TestWhatIsLeftOpen:
+    @pytest.mark.parametrize("is_classification", [True, False])
+    def test_beside_weights_in_closed_form(self, is_classification: bool) -> None:
+        settings = Settings(MLP(5, hidden=(8,)), Nested())
+        module, batch = _module(settings, TrainingSettings(steps_per_epoch=4), is_classification)
+        assert module.settings.epochs == 15
+        assert module.total_steps == 60
+        rate = module.settings.learning_rate
+        assert [rate(0, 60), rate(60, 60)] == pytest.approx([0.005, 0.0005])
+        _at_step(module, 60, batch)
+        reached = module.vmtl.tempering["representations"]
+        assert reached == pytest.approx(0.003 if is_classification else 0.2)
+        if is_classification:  # while the weights are 0, nothing but a KL would have a gradient
+            assert bool((module.vmtl.classifier.gaussians().loc == 0).all())
+            for step in range(12):
+                _at_step(module, step, batch)
+                assert module.vmtl.tempering["representations"] == 0
+
+    def test_beside_weights_that_gradients_learn(self) -> None:
+        module, _ = _module(Settings(MLP(5, hidden=(8,)), Standard()), TrainingSettings())
+        assert module.settings.epochs == 40
+        assert module.settings.learning_rate == Constant(0.003)
+        assert module.settings.kl_representations == Constant(0.003)
+
+    def test_what_was_chosen_stays(self) -> None:
+        chosen = TrainingSettings(
+            epochs=3,
+            learning_rate=Constant(0.1),
+            kl_representations=Constant(0.4),
+            patience=None,
+            gradient_clip=1.0,
+        )
+        module, _ = _module(Settings(MLP(5, hidden=(8,)), Nested()), chosen)
+        for name, value in vars(chosen).items():
+            assert getattr(module.settings, name) == value, name

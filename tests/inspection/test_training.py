@@ -71,6 +71,15 @@ def test_snapshots_hold_what_the_model_said_after_each_epoch() -> None:
     np.testing.assert_allclose(final, task_kls(fitted.vmtl)["weights"], rtol=1e-6)
 
 
+def test_of_a_long_training_about_twenty_snapshots_are_taken() -> None:
+    splits = clusters(3, 1, samples=4, dimensions=2, test_samples=2)
+    snapshots = Snapshots(splits.train.names, every=None)
+    training = TrainingSettings(epochs=41, steps_per_epoch=1)
+    settings = Settings(encoder=Identity(), pool=Mixture())
+    fit(splits.train, None, settings, training, callbacks=[snapshots])
+    assert snapshots.relatedness()["epoch"].unique().tolist() == list(range(0, 41, 3))
+
+
 def test_snapshots_survive_a_checkpoint_that_runs_no_code(
     make_fit: MakeFit, tmp_path: Path
 ) -> None:

@@ -146,6 +146,8 @@ def test_one_iteration_is_the_loss_written_out(
 
 def test_its_schedules_are_the_published_ones() -> None:
     training = _plan("digit_domains").training
+    assert training.learning_rate is not None
+    assert training.kl_representations is not None
     total = 15_000
     for iteration in (0, 2_999, 3_000, 8_999, 14_999):
         assert training.learning_rate(iteration, total) == pytest.approx(

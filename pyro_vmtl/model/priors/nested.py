@@ -40,7 +40,7 @@ Deviation = Literal["none", "intercept", "shared", "features", "fixed"]
 
 _CHAINS = 8
 _SWEEPS = 3  # in an update; the draws of the last two give the moments
-_EVERY = 20  # iterations between two updates, where an encoder learns; one sweep each
+_EVERY = 10  # iterations between two updates, where an encoder learns; one sweep each
 _BURN_IN = 10  # sweeps of the last look that are thrown away
 _ROUND = 50  # sweeps between two looks at how many effective draws there are
 _ROUNDS = 16
@@ -200,8 +200,7 @@ class NestedWeights(WeightsPosterior):
     :param latent_dim: d_z.
     :param bias: whether the weights have a bias as their last column.
     :param named: whether inputs are named features.
-    :param learns: whether an encoder learns beside: then every twentieth iteration moves
-        them.
+    :param learns: whether an encoder learns beside: then every tenth iteration moves them.
     :param rate: the least by which a step moves the sites: the k-th moves them by 6 / k, at most
         .7, until that is less. None, .1, and .2 where an encoder learns: it moves between two
         steps, so that old sites must be left.

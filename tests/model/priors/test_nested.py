@@ -397,13 +397,15 @@ class TestSettings:
         assert table.classifier == "conjugate"
         assert isinstance(Settings().for_data((50,)).pool, Nested)
         digits = Settings().for_data((64,), is_classification=True)
-        assert digits.encoder == MLP(latent_dim=16, stochastic=False)
+        assert digits.encoder == MLP(latent_dim=16, hidden=(512,), dropout=0.1)
         assert isinstance(digits.pool, Nested)
         digits = Settings().for_data((64,))
-        assert digits.encoder == MLP()
-        assert isinstance(digits.pool, Clustered)
-        assert digits.classifier == "mean_field"
+        assert digits.encoder == MLP(latent_dim=16)
+        assert isinstance(digits.pool, Nested)
         assert isinstance(Settings().for_data((3, 8, 8)).encoder, MLP)
+        own = Settings(MLP()).for_data((64,))
+        assert isinstance(own.pool, Clustered)
+        assert own.classifier == "mean_field"
 
     def test_keep_what_was_chosen(self) -> None:
         assert Settings(MLP(), Nested()).for_data((64,)).classifier == "conjugate"
