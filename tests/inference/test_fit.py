@@ -14,7 +14,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressBar
 
-from pyro_vmtl.data import TaskSet, TaskSplits, clusters
+from pyro_vmtl.data import TaskSet, TaskSplits, clusters, digit_domains
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import (
     Constant,
@@ -603,3 +603,15 @@ def test_a_last_step_that_explodes_is_not_kept() -> None:
     training = TrainingSettings(epochs=1, steps_per_epoch=1, learning_rate=Constant(1e30))
     with pytest.raises(InputError, match="the ELBO is nan after epoch 0; expected a finite one"):
         fit(splits.train, None, Settings(MLP(2, hidden=(4,))), training)
+
+
+def test_representations_of_classes_outlive_a_start_at_which_weights_are_0() -> None:
+    """A KL from the first step on is then all the gradient that an encoder gets."""
+    train = digit_domains(shots=1, seed=3).train
+    budget = TrainingSettings(epochs=2, steps_per_epoch=30)
+    fitted = fit(train, None, None, budget)
+    assert fitted.history["representations_information"].min() > 2
+    from_the_start = replace(budget, kl_representations=Constant(0.1))
+    with_kl = fit(train, None, None, from_the_start, log_warnings=False)
+    assert with_kl.history["representations_information"].iloc[-1] < 0.1
+    assert any("representations carry" in sentence for sentence in with_kl.warnings)

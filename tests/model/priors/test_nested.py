@@ -154,7 +154,7 @@ class TestUpdate:
         vmtl = pv.build(tasks, encoder=MLP(3, hidden=(4,), stochastic=False), pool=Nested())
         vmtl.update(tasks.dense())
         first = _weights(vmtl).precision.clone()
-        for _ in range(19):
+        for _ in range(9):
             vmtl.update(tasks.dense())
         assert _weights(vmtl).precision.equal(first)
         vmtl.update(tasks.dense())
