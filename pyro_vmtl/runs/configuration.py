@@ -87,10 +87,11 @@ def read_plan(config: DictConfig, trusted: Collection[str] = ()) -> Plan:
             f"data is a {type(splits).__name__}; expected the configuration of a task set with "
             "training, validation and test parts"
         )
-    for name, value in list(config.trainer.items()):
+    given = config.trainer.copy()  # what is written into the run folder stays as it is
+    for name, value in config.trainer.items():
         if OmegaConf.is_dict(value) and value.get("value", 0) is None:  # left open
-            config.trainer[name] = None
-    trainer = _make(config.trainer, "trainer", trusted)
+            given[name] = None
+    trainer = _make(given, "trainer", trusted)
     for name in sorted(set(trainer) & _SET_BY_COMMANDS):
         raise InputError(
             f"trainer.{name} is set by the command; expected a setting of training, or an option "

@@ -25,7 +25,7 @@ RUNS = {
     "default": (
         *(*SMALL, "trainer.epochs=6", "trainer.steps_per_epoch=4"),
         # The default of images, but with few representations: a look at weights takes less time.
-        *("model=deterministic", "model.encoder.latent_dim=3", "pool=nested"),
+        *("model=mlp", "model.encoder.latent_dim=3", "pool=nested"),
     ),
     "paper": (
         *("recipe=paper", *SMALL, "trainer.epochs=3", "trainer.steps_per_epoch=2"),
