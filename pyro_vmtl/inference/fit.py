@@ -431,9 +431,8 @@ def fit(
         batch = tasks.dense().to(vmtl.device)
         if vmtl.classifier.is_conjugate:
             vmtl.update(batch, last=True)
-        return _fitted(
-            vmtl, tasks, settings, module.history, batch, _kept_early(module), log_warnings, notes
-        )
+        said = _kept_early(module) + ([] if validation is not None else _unchecked_noise(vmtl))
+        return _fitted(vmtl, tasks, settings, module.history, batch, said, log_warnings, notes)
 
 
 def _without_gradients(
@@ -570,6 +569,18 @@ def _kept_early(module: TrainingModule) -> list[str]:
         "relatedness has had little time to form. Where validation samples are few that may be "
         "chance: compare with the last epoch (train without validation data), or learn more slowly "
         "(trainer.learning_rate.value)."
+    ]
+
+
+def _unchecked_noise(vmtl: VMTL) -> list[str]:
+    """A sentence where noise is inferred beside an encoder that has seen the same targets."""
+    weights = vmtl.classifier
+    if not (isinstance(weights, NestedWeights) and weights.infers_noise):
+        return []
+    return [
+        "The noise of the targets is inferred from samples that the encoder was trained on, and no "
+        "validation data said when to stop: where targets are noisy and samples few, intervals are "
+        "too narrow. Pass validation data, and look at the coverage of their intervals."
     ]
 
 

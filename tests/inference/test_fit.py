@@ -34,6 +34,7 @@ from pyro_vmtl.model import (
     DeterministicEncoder,
     Identity,
     Mixture,
+    Nested,
     Power,
     Recursive,
     Settings,
@@ -615,3 +616,16 @@ def test_representations_of_classes_outlive_a_start_at_which_weights_are_0() -> 
     with_kl = fit(train, None, None, from_the_start, log_warnings=False)
     assert with_kl.history["representations_information"].iloc[-1] < 0.1
     assert any("representations carry" in sentence for sentence in with_kl.warnings)
+
+
+@pytest.mark.parametrize("is_validated", [True, False])
+def test_noise_that_nothing_has_checked_is_told(is_validated: bool) -> None:
+    splits = clusters(3, 1, samples=6, dimensions=3, kind="regression")
+    settings = Settings(MLP(2, hidden=(3,)), Nested())
+    validation = splits.validation if is_validated else None
+    budget = TrainingSettings(epochs=1, steps_per_epoch=2)
+    fitted = fit(splits.train, validation, settings, budget, log_warnings=False)
+    told = [sentence for sentence in fitted.warnings if "noise of the targets" in sentence]
+    assert bool(told) != is_validated
+    exact = fit(splits.train, None, Settings(Identity()), log_warnings=False)
+    assert not any("noise of the targets" in sentence for sentence in exact.warnings)
