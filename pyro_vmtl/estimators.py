@@ -135,7 +135,7 @@ class _Estimator(BaseEstimator):
         settings = Settings(encoder=self.encoder, pool=self.pool, likelihood=self.likelihood)
         seed = int(check_random_state(self.random_state).randint(2**31))
         held_out: TaskSet | None = None
-        if not settings.takes_no_gradient(train.input_shape, named=True):
+        if not settings.trains_no_encoder(train.input_shape, named=True):
             train, held_out, _ = split_tasks(train, float(self.validation), 0, seed)
         self._train: TaskSet = train
         self.fitted_: FittedVMTL = fit(

@@ -23,7 +23,7 @@ from pyro_vmtl.runs.trust import named_by_the_user
 __all__ = ["main"]
 
 _OPTIONS: dict[str, Any] = {
-    "pools": ["standard", "hierarchical", "mixture+recursive", "clustered"],
+    "pools": ["standard", "mixture", "power", "nested"],
     "heldout": "validation",
     "draws": 2000,
     "out": None,
@@ -34,11 +34,10 @@ held-out samples, with standard errors of the paired differences. It prints a ta
 makes no run folder.
 
   python -m pyro_vmtl.rank
-  python -m pyro_vmtl.rank data=clusters model=identity trainer.kl_weights.value=1
-  python -m pyro_vmtl.rank 'pools=[standard,power,clustered]' out=ranking.csv
+  python -m pyro_vmtl.rank data=clusters model=identity
+  python -m pyro_vmtl.rank 'pools=[standard,power,nested]' out=ranking.csv
 
-  pools=[...]         options of the group pool (python -m pyro_vmtl.train --help lists them); a
-                      pool with other lenders is written pool+lenders, as in mixture+recursive;
+  pools=[...]         options of the group pool (python -m pyro_vmtl.train --help lists them);
                       without it [{",".join(_OPTIONS["pools"])}]
   heldout=validation  the part to rank on; test is for a last look, when the choice is made
   draws=2000          posterior draws behind a density
@@ -87,9 +86,7 @@ def _plans(pools: list[str], overrides: list[str]) -> tuple[dict[str, Plan], int
     plans, seed = {}, 0
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         for name in pools:
-            pool, _, lenders = str(name).partition("+")
-            chosen = [f"pool={pool}"] + ([f"lenders={lenders}"] if lenders else [])
-            config = compose("train", [*overrides, *chosen])
+            config = compose("train", [*overrides, f"pool={name}"])
             plans[str(name)], seed = read_plan(config, named_by_the_user(overrides)), config.seed
     return plans, seed
 

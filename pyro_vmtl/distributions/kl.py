@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence, register_kl
 
 from pyro_vmtl.distributions.mixture import PosteriorMixture
-from pyro_vmtl.distributions.partition import Relatives
 from pyro_vmtl.distributions.relatedness import RelatednessGates, RelatednessWeights
+from pyro_vmtl.distributions.relatives import Relatives
 
 __all__ = ["kl_or_estimate", "relaxed_categorical_kl"]
 

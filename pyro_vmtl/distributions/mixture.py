@@ -172,3 +172,23 @@ class PosteriorMixture(TorchDistribution):
         ``[*batch, C]``.
         """
         return (self.log_weights - self.pairwise_kl(loc, scale)).softmax(-1)
+
+    def natural(self, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The Gaussian :math:`\prod_i c_i^{r_i}` that the bound at q has in place of the mixture.
+
+        With :math:`r_i` the :meth:`responsibilities` (of the convexity bound the weights) the bound
+        at q is :math:`KL(q \| \prod_i c_i^{r_i})` but for terms without q: minimised in q and r by
+        turns, it falls.
+
+        :return: precision :math:`\sum_i r_i / V_i` and shift :math:`\sum_i r_i m_i / V_i`,
+            ``[*batch, *event]`` float64.
+        """
+        tight = self.kl_bound == "tight"
+        shares = self.responsibilities(loc, scale) if tight else self.log_weights.exp()
+        mean, sd = (part.double() for part in self._flat)
+        precision = sd.square().reciprocal()
+        shape = self.batch_shape + self.event_shape
+        shares = shares.double().unsqueeze(-2)
+        parts = (shares @ values for values in (precision, precision * mean))
+        total, shift = (part.squeeze(-2).reshape(shape) for part in parts)
+        return total, shift

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pyro.distributions as dist
 import torch
@@ -15,7 +15,6 @@ from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.model import (
     VMTL,
     BayesianLinearEncoder,
-    ClusteredBorrowing,
     Encoder,
     PerTask,
     evaluating,
@@ -45,15 +44,11 @@ def times_counted(vmtl: VMTL, batch: Batch) -> dict[str, float]:
     the posterior and over the dropout that training has, divided by the KL weight:
 
     - ``weights_evidence``: of the tasks' posteriors, the precision beyond N(0, I) over what the
-      data of *all* tasks together would add if every task shared one and the same weights: its own
-      data at its own posterior, the others' at the posteriors that are lent. 1 / T where each task
-      counts its own data once; more than 1 says that data were counted more than once, since there
-      are no more. The pool ``clustered`` infers the scale of the weights and the size of the noise:
-      there it is the precision beyond N(0, tau^2), and what is lent counts kappa times;
-    - ``lenders_evidence``: of anchored lenders, the precision beyond N(0, I) over what each task's
-      *own* data add. 1 where they have counted their data once;
-    - ``layers_evidence``, ``lenders_layers_evidence``: the same of the layers, where each task has
-      a :class:`pyro_vmtl.model.BayesianLinearEncoder` of its own.
+      data of *all* tasks together would add if every task shared one and the same weights, each's
+      data at its own posterior. 1 / T where each task counts its own data once; more than 1 says
+      that data were counted more than once, since there are no more;
+    - ``layers_evidence``: the same of the layers, where each task has a
+      :class:`pyro_vmtl.model.BayesianLinearEncoder` of its own.
 
     Exact at the optimum of the ELBO: there a mean-field posterior has the precision of its prior
     plus the information. For the likelihoods of this library; not for point estimates, whose scale
@@ -66,26 +61,16 @@ def times_counted(vmtl: VMTL, batch: Batch) -> dict[str, float]:
     # Of points there is no scale; where weights are conjugate, data speak once by construction.
     if vmtl.classifier.is_point or vmtl.classifier.is_conjugate:
         return {}
-    programs = vmtl.programs()
-    information = _information(programs, batch)
+    information = _information(vmtl, batch)
     if information is None:
         return {}
     numbers = {}
     for name, site in _NAMES.items():
-        own, kl_weight = information[0].get(name), vmtl.tempering[site]
-        if own is None or kl_weight == 0:  # the prior plays no part
+        said, kl_weight = information.get(name), vmtl.tempering[site]
+        if said is None or kl_weight == 0:  # the prior plays no part
             continue
-        # What a task borrows is what others' data said to their anchors, where there are any.
-        anchored = len(programs) > 1 and site in vmtl.borrowing
-        lent = information[1][name] if anchored else own
-        alone, factor = _as_the_prior_has_it(vmtl, site)
-        everything = own.mean() + factor * (vmtl.num_tasks - 1) * lent.mean()
-        added = kl_weight * _added(_posterior(vmtl, name), alone)
-        numbers[f"{name}_evidence"] = float(added / everything)
-        if anchored:
-            added = kl_weight * _added(_posterior(programs[1], name), 1.0)
-            whose = "lenders" if name == "weights" else f"lenders_{name}"
-            numbers[f"{whose}_evidence"] = float(added / lent.mean())
+        added = (_posterior(vmtl, name).scale.square().reciprocal() - 1).clamp_min(0).mean()
+        numbers[f"{name}_evidence"] = float(kl_weight * added / (vmtl.num_tasks * said.mean()))
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
@@ -97,54 +82,28 @@ def _posterior(vmtl: VMTL, name: str) -> Gaussians:
     return layer
 
 
-def _added(posterior: Gaussians, alone: float) -> Tensor:
-    """The mean precision beyond that of a task without relatives."""
-    return (posterior.scale.square().reciprocal() - alone).clamp_min(0).mean()
-
-
-def _as_the_prior_has_it(vmtl: VMTL, of: str) -> tuple[float, float]:
-    """The prior precision of a task without relatives, and how often lent evidence counts.
-
-    1 and 1, but for clusters, which infer both: 1 / tau^2 and kappa.
-    """
-    for site, borrowing in vmtl.borrowing.items():
-        if site == of and isinstance(borrowing, ClusteredBorrowing):
-            alone = borrowing.scales.square().reciprocal().mean()
-            return alone.item(), borrowing.factors.mean().item()
-    return 1.0, 1.0
-
-
-def _information(programs: Sequence[VMTL], batch: Batch) -> list[_Information] | None:
-    """Of each program, averaged over draws; None for a likelihood that is not known."""
-    totals: list[_Information] = []
-    vmtl = programs[0]
+def _information(vmtl: VMTL, batch: Batch) -> _Information | None:
+    """Averaged over draws; None for a likelihood that is not known."""
+    total: _Information = {}
     # Posteriors count the data that training shows them. Without dropout a model that fits its data
     # all but perfectly would find nothing in them, and every posterior too narrow.
-    with evaluating(vmtl), _dropping_out([program.encoder for program in programs]) as is_random:
+    with evaluating(vmtl), _dropping_out(vmtl.encoder) as is_random:
         law, x = _encoded(vmtl.encoder, batch)
         for draw in range(_DRAWS):  # one at a time, in the memory of a training step
             if draw and is_random:
                 law, x = _encoded(vmtl.encoder, batch)
-            for place, program in enumerate(programs):
-                if program is not vmtl and program.encoder.layer() is not None:  # layers of its own
-                    found = _of_one_draw(program, batch, *_encoded(program.encoder, batch))
-                else:
-                    found = _of_one_draw(program, batch, law, x)
-                if found is None:
-                    return None
-                if draw == 0:
-                    totals.append(found)
-                else:
-                    totals[place] = {k: total + found[k] for k, total in totals[place].items()}
-    return [{name: total / _DRAWS for name, total in part.items()} for part in totals]
+            found = _of_one_draw(vmtl, batch, law, x)
+            if found is None:
+                return None
+            total = {name: total.get(name, 0) + part / _DRAWS for name, part in found.items()}
+    return total
 
 
 @contextlib.contextmanager
-def _dropping_out(encoders: Sequence[Encoder]) -> Iterator[bool]:
+def _dropping_out(encoder: Encoder) -> Iterator[bool]:
     """Dropout as in training, all else as it is; gives whether there is any."""
     parts = [
         part
-        for encoder in encoders
         for part in encoder.modules()
         # Networks of a task each have one mode: what of them learns from batches is put back.
         if isinstance(part, PerTask) or (isinstance(part, _DROPOUT) and part.p > 0)

@@ -16,7 +16,6 @@ __all__ = [
     "DRIFT_THRESHOLD",
     "EVIDENCE_THRESHOLD",
     "INFORMATION_THRESHOLD",
-    "LENDERS_THRESHOLD",
     "SOFTNESS_THRESHOLD",
     "UNIFORMITY_THRESHOLD",
     "diagnose",
@@ -30,12 +29,6 @@ More than once is more than there is; the margin is for standard deviations that
 have not grown to their size yet. In the fits of the built-in table, which counts warnings
 (benchmarks/results/table/tables.md), recursive lenders alone pass it, and not all: tempered,
 or stopped early, the recursion has had little time.
-"""
-
-LENDERS_THRESHOLD = 3.0
-"""How often a lender may seem to have counted its own task's data.
-
-Once is what there is; the margin is for scales that lag behind.
 """
 
 DRIFT_THRESHOLD = 2.0
@@ -68,15 +61,13 @@ def diagnose(vmtl: VMTL, batch: Batch) -> dict[str, float]:
     - ``weights_drift``: the root mean square of the weights under their posterior, in standard
       deviations of N(0, I);
     - ``weights_evidence``: how often the tasks' posteriors have counted the data of all tasks,
-      ``lenders_evidence``: how often anchored lenders have counted those of their own; the same of
-      tasks' own encoder layers (:func:`pyro_vmtl.inference.times_counted`);
+      ``layers_evidence``: the same of tasks' own encoder layers
+      (:func:`pyro_vmtl.inference.times_counted`);
     - ``relatedness_<site>_information``: what relatedness has learned: the KL divergence of its
       probabilities from those it started with, in nats per task (of gates: per gate);
     - ``relatedness_<site>_softness``: of the relaxed draws, E[sum a (1 - a)] over sum p (1 - p),
       with p the probabilities. Gradients pass through a (1 - a): at low temperature draws are 0 or
       1, and it is 0;
-    - ``relatedness_<site>_correlation``: of the pool ``clustered``, the mean prior correlation of
-      two tasks: the chance that they share a cluster times 1 - s^2;
     - for a stochastic encoder ``representations_scale``, the mean posterior standard deviation of
       z, and ``representations_information`` in nats per sample: half the sum over latent dimensions
       of log(1 + variance of the means / mean variance), the capacity of a Gaussian channel with
@@ -111,12 +102,7 @@ def diagnose(vmtl: VMTL, batch: Batch) -> dict[str, float]:
 def _relatedness(borrowing: Borrowing) -> dict[str, float]:
     law = borrowing.relatedness_posterior()
     if not isinstance(law, (RelatednessWeights, RelatednessGates)):
-        partitions = getattr(borrowing, "partitions", None)
-        if partitions is None:
-            return {}
-        together = partitions.together() * (1 - partitions.spread.square())[:, None, None]
-        chance = together.mean(0).flatten()[1:].view(-1, borrowing.num_tasks + 1)[:, :-1]
-        return {"correlation": chance.mean().item()}
+        return {}  # nothing is learned by gradients
     lenders = law.event_shape[0]
     probabilities = law.probs
     if isinstance(law, RelatednessGates):
@@ -155,23 +141,14 @@ def explain(numbers: dict[str, float], vmtl: VMTL | None = None) -> list[str]:
                 f"counted {counted:.0f} times{shown}: intervals are too narrow. "
                 f"{_why_narrow(vmtl, site, start)}"
             )
-    for of, name in (("lenders", "weights"), ("lenders_layers", "layers")):
-        lent = numbers.get(f"{of}_evidence", 0.0)
-        if lent > LENDERS_THRESHOLD:
-            sentences.append(
-                f"What the lenders know of the {name} is as narrow as if each task had counted its "
-                f"own data {lent:.1f} times: their scales have not settled. Train longer "
-                "(trainer.epochs), or at a smaller learning rate (trainer.learning_rate.value). Do "
-                "not read relatedness from this fit."
-            )
     drift = numbers.get("weights_drift", 0.0)
     # Weights in closed form have a prior whose scales are inferred, and no KL weight to raise.
     if drift > DRIFT_THRESHOLD and not (vmtl is not None and vmtl.classifier.is_conjugate):
         sentences.append(
             f"The weights have drifted: their root mean square is {drift:.1f} standard deviations "
             f"of N(0, I), over {DRIFT_THRESHOLD:g}, and predictions may be overconfident. Raise "
-            "their KL weight (trainer.kl_weights.value, 1 is Bayes' rule)"
-            f"{_unless_anchored(vmtl, 'weights', ', use lenders=anchored')}, or rescale the inputs."
+            "their KL weight (trainer.kl_weights.value, 1 is Bayes' rule), take weights in closed "
+            "form (model.classifier=conjugate), or rescale the inputs."
         )
     information = numbers.get("representations_information")
     if information is not None and information < INFORMATION_THRESHOLD:
@@ -183,15 +160,8 @@ def explain(numbers: dict[str, float], vmtl: VMTL | None = None) -> list[str]:
             "(model=bayesian_linear)."
         )
     for site in SITES:
-        sentences += _explain_relatedness(site, numbers, vmtl)
+        sentences += _explain_relatedness(site, numbers)
     return sentences
-
-
-def _unless_anchored(vmtl: VMTL | None, site: str, advice: str) -> str:
-    """Advice to change lenders that send a task's own evidence back to it, where there are such."""
-    if vmtl is not None and (site not in vmtl.borrowing or vmtl.lenders.own_evidence):
-        return ""
-    return advice
 
 
 def _why_narrow(vmtl: VMTL | None, site: str, start: str) -> str:
@@ -199,32 +169,16 @@ def _why_narrow(vmtl: VMTL | None, site: str, start: str) -> str:
         "the scales still stand near their start: train longer (trainer.epochs) or start wider "
         f"({start})."
     )
-    if vmtl is None:
+    if vmtl is None or site in vmtl.borrowing:
         return (
-            "If the lenders are recursive, evidence comes back to its own task: use "
-            f"lenders=anchored; else {scales}"
-        )
-    if site in vmtl.borrowing:
-        if not vmtl.lenders.own_evidence:
-            return (
-                "Evidence comes back to its own task through recursive lenders: use "
-                "lenders=anchored."
-            )
-        return f"The lenders are anchored and lend what they know once, so {scales}"
-    if site == "weights" and vmtl.learned_prior is not None:
-        return (
-            "Either the prior that is learned from all tasks has shrunk onto them (try "
-            f"pool=clustered), or {scales}"
+            "Evidence comes back to its own task through what tasks lend each other: take weights "
+            f"in closed form (model.classifier=conjugate), which count it once; or {scales}"
         )
     return f"Nobody lends, so {scales}"
 
 
-def _explain_relatedness(site: str, numbers: dict[str, float], vmtl: VMTL | None) -> list[str]:
-    # Clusters add up what each task's own data said: recursive lenders do not know it, and samples
-    # have no evidence of their own.
-    lenders = _unless_anchored(vmtl, site, " lenders=anchored")
-    clusters = f", or infer clusters instead (pool=clustered{lenders})"
-    instead = clusters if site == "weights" else ""
+def _explain_relatedness(site: str, numbers: dict[str, float]) -> list[str]:
+    instead = ", or infer clusters instead (pool=nested)" if site == "weights" else ""
     sentences = []
     learned = numbers.get(f"relatedness_{site}_information", math.inf)
     if learned < UNIFORMITY_THRESHOLD:

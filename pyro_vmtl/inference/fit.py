@@ -48,9 +48,9 @@ from pyro_vmtl.model import (
     SITES,
     VMTL,
     Bernoulli,
+    ConjugateWeights,
     Feedback,
     NegativeBinomial,
-    NestedWeights,
     Settings,
     StackedEncoder,
     assemble,
@@ -536,7 +536,7 @@ def _fitted(
 ) -> FittedVMTL:
     sentences = [*explain(diagnose(vmtl, batch), vmtl), *vmtl.encoder.sentences(), *sentences]
     sentences += lacking_a_class(tasks)
-    if isinstance(vmtl.classifier, NestedWeights):
+    if isinstance(vmtl.classifier, ConjugateWeights):
         sentences += vmtl.classifier.sentences()
     else:
         sentences += _in_another_unit(tasks)
@@ -575,7 +575,7 @@ def _kept_early(module: TrainingModule) -> list[str]:
 def _unchecked_noise(vmtl: VMTL) -> list[str]:
     """A sentence where noise is inferred beside an encoder that has seen the same targets."""
     weights = vmtl.classifier
-    if not (isinstance(weights, NestedWeights) and weights.infers_noise):
+    if not (isinstance(weights, ConjugateWeights) and weights.infers_noise):
         return []
     return [
         "The noise of the targets is inferred from samples that the encoder was trained on, and no "

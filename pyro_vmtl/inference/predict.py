@@ -25,7 +25,7 @@ from pyro_vmtl.inference.noise import fixed_noise
 from pyro_vmtl.model import (
     SITES,
     VMTL,
-    NestedWeights,
+    ConjugateWeights,
     evaluating,
     of_known,
     with_bias,
@@ -352,10 +352,10 @@ class _Moments(NamedTuple):
 def _moments(vmtl: VMTL, num_samples: int) -> _Moments | None:
     """Of conjugate weights, given their draws of partitions and scales, evenly thinned."""
     classifier = vmtl.classifier
-    if not isinstance(classifier, NestedWeights):
+    if not isinstance(classifier, ConjugateWeights):
         return None
     loc, covariance = classifier.by_draw()
-    noise = classifier.draws.noise
+    noise = classifier.noise_by_draw()
     chosen = torch.linspace(0, len(loc) - 1, min(num_samples, len(loc)), device=loc.device).long()
     return _Moments(loc[chosen], covariance[chosen], noise[chosen])
 
@@ -367,7 +367,7 @@ def _predict_conjugate(vmtl: VMTL, batch: Batch, moments: _Moments, num_samples:
     as often as that takes.
     """
     classifier = vmtl.classifier
-    assert isinstance(classifier, NestedWeights)
+    assert isinstance(classifier, ConjugateWeights)
     law = vmtl.encoder(batch.x)
     count = len(moments.loc)
     representations = law.sample(torch.Size([count])) if vmtl.encoder.has_density else law.sample()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 
@@ -19,7 +20,7 @@ from pyro_vmtl.errors import InputError, in_a_sentence
 from pyro_vmtl.inference.fit import FittedVMTL
 from pyro_vmtl.inference.noise import all_noise
 from pyro_vmtl.inference.temperature_scaling import ScaledVMTL
-from pyro_vmtl.model import SITES, NestedWeights, assemble, from_plain, to_plain
+from pyro_vmtl.model import SITES, ConjugateWeights, assemble, from_plain, to_plain
 
 __all__ = ["described", "load", "read_sizes", "read_texts", "save"]
 
@@ -146,15 +147,18 @@ def load(path: str | os.PathLike[str], **own: Any) -> FittedVMTL:
         if digest is not None and hashlib.sha256(packed).hexdigest() != digest:
             raise ValueError("it is not the file that was saved with the description")
         tensors = unpack(packed)
+        if "_extra_state" not in tensors:  # of an earlier version, for which training had begun
+            tensors["_extra_state"] = torch.tensor(True)
+            tensors.pop("lenders.started", None)
         for name, value in vmtl.state_dict().items():
             if name in tensors and tensors[name].is_floating_point() != value.is_floating_point():
                 raise ValueError(f"{name} is {tensors[name].dtype}; expected {value.dtype}")
             if name in tensors and not bool(tensors[name].isfinite().all()):
                 raise ValueError(f"{name} has numbers that are not finite")
         vmtl.load_state_dict(tensors)
-        if digest is None and isinstance(vmtl.classifier, NestedWeights):
+        if digest is None and isinstance(vmtl.classifier, ConjugateWeights):
             vmtl.classifier.by_draw()  # whether evidence and draws fit each other
-            noise = vmtl.classifier.draws.noise
+            noise = vmtl.classifier.noise_by_draw()
             units = [getattr(vmtl.likelihood, "target_scale", noise)]
             units.append(getattr(vmtl.encoder, "scale", noise))
             if not all(bool((unit > 0).all()) for unit in (noise, *units)):

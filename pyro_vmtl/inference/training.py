@@ -1,4 +1,4 @@
-"""SVI as a Lightning module: the ELBO of every program, schedules, a row of history an epoch."""
+"""SVI as a Lightning module: the ELBO, schedules, a row of history an epoch."""
 
 import dataclasses
 import math
@@ -35,8 +35,9 @@ __all__ = ["EPOCHS", "TrainingModule", "TrainingSettings"]
 EPOCHS = 40
 """Of a fit in which gradients learn the weights, where nobody says."""
 
-# Beside weights in closed form an encoder is all that gradients have to learn.
+# Beside weights in closed form gradients have an encoder to learn, or the relatedness alone.
 _CLOSED_FORM: dict[str, Any] = {"epochs": 15, "learning_rate": Ramp(0.005, 0.0005)}
+_OF_RELATEDNESS = Constant(0.01)
 _LEFT_OPEN = ("epochs", "learning_rate", "kl_representations")
 # Weights of classes are 0 at first, and so is all gradient of the encoder but that of a KL: be it
 # ever so small, Adam would take representations to their prior. Of numbers the KL keeps the encoder
@@ -62,8 +63,8 @@ class TrainingSettings:
     :ivar batch_size: samples per task and step; None, all.
     :ivar per_class: samples per task, class and step: class-balanced batches. A regression has no
         classes and passes it over.
-    :ivar learning_rate: of Adam, as a schedule; None, a straight line from .005 to .0005 beside
-        weights in closed form, and else .003 throughout.
+    :ivar learning_rate: of Adam, as a schedule; None, beside weights in closed form a straight line
+        from .005 to .0005, or .01 where the relatedness alone learns, and else .003 throughout.
     :ivar scale_rate: how many times as fast standard deviations learn, of the weights' and layers'
         posteriors and of the noise on targets. Adam moves every parameter by at most the learning
         rate a step; a scale that starts at 1 needs hundreds of steps of 0.003 to say what data have
@@ -84,7 +85,8 @@ class TrainingSettings:
     :ivar estimator: ``"analytic"`` takes the analytic KLs (for a mixture the pool's bound),
         ``"sampled"`` the exact densities at the draws.
     :ivar temperature: of the relaxed relatedness.
-    :ivar kl_weights: KL weight of ``weights`` and their relatedness; 1 is Bayes' rule.
+    :ivar kl_weights: KL weight of ``weights`` and their relatedness; 1 is Bayes' rule, and what
+        weights in closed form have whatever is said here.
     :ivar kl_representations: the same for ``representations``. It limits what they say about the
         input beyond what the targets ask for (the information bottleneck of Alemi, Fischer, Dillon
         and Murphy, ICLR 2017). None, beside weights in closed form and Gaussian representations,
@@ -139,6 +141,8 @@ class TrainingSettings:
         decided: dict[str, Any] = {}
         if vmtl.classifier.is_conjugate:
             decided |= _CLOSED_FORM
+            if not any(parameter.requires_grad for parameter in vmtl.encoder.parameters()):
+                decided["learning_rate"] = _OF_RELATEDNESS
             if vmtl.encoder.has_density:
                 classes = vmtl.likelihood.num_classes
                 decided["kl_representations"] = _KL_OF_CLASSES if classes else _KL_OF_NUMBERS
@@ -198,7 +202,7 @@ class DecidedSettings(TrainingSettings):
 
 
 class TrainingModule(lightning.LightningModule):
-    """Trains a model, and what its lenders train beside it, by SVI.
+    """Trains a model by SVI.
 
     :param vmtl: the model.
     :param batches: training batches.
@@ -223,13 +227,8 @@ class TrainingModule(lightning.LightningModule):
             max_plate_nesting=2,
         )
         # Programs are bound methods, in which ELBOModule sees no parameters: hand it the module.
-        self.elbo, *others = (
-            ELBOModule(program.model, program.guide, estimator)  # type: ignore[arg-type]
-            for program in vmtl.programs()
-        )
+        self.elbo = ELBOModule(vmtl.model, vmtl.guide, estimator)  # type: ignore[arg-type]
         self.elbo.vmtl = vmtl
-        # Their parameters are in the model already, so they are not registered a second time.
-        self._others = tuple(others)
         self.settings = settings = settings.beside(vmtl)
         self.batches = batches
         self.history: list[dict[str, float]] = []
@@ -238,12 +237,6 @@ class TrainingModule(lightning.LightningModule):
         self._weighting: GradientWeighting | LossWeighting | None = None
         if vmtl.num_tasks > 1:  # there is something to weigh
             self._add_task_weighting(vmtl, settings.task_weighting)
-        for pool in (vmtl.pool, vmtl.representation_pool):
-            if settings.loss == "task_means" and pool.needs_own_evidence:
-                raise InputError(
-                    f"loss is 'task_means', which counts tasks and not their samples, and the pool "
-                    f"{pool} adds up what samples said; expected loss='elbo'"
-                )
         self._validation = validation
         self._on_epoch = on_epoch
         self._num_labelled = float(batches.tasks.sizes.sum())
@@ -282,7 +275,7 @@ class TrainingModule(lightning.LightningModule):
         return self.settings.epochs * len(self.batches)
 
     def configure_optimizers(self) -> Any:
-        scales = [p for program in self.vmtl.programs() for p in program.scale_parameters()]
+        scales = self.vmtl.scale_parameters()
         theirs = {id(parameter) for parameter in scales}
         rest = [parameter for parameter in self.parameters() if id(parameter) not in theirs]
         groups = [{"params": rest, "lr": 1.0}]
@@ -333,8 +326,9 @@ class TrainingModule(lightning.LightningModule):
         # sum, of which a KL weight is told.
         factor = self._mean_size if settings.loss == "task_means" else 1.0
         of_representations = factor if self.vmtl.encoder.layer() is not None else 1.0
+        conjugate = self.vmtl.classifier.is_conjugate  # it knows Bayes' rule alone
         self.vmtl.tempering.update(
-            weights=settings.kl_weights(step, total) * factor,
+            weights=1.0 if conjugate else settings.kl_weights(step, total) * factor,
             representations=settings.kl_representations(step, total) * of_representations,
         )
 
@@ -350,9 +344,7 @@ class TrainingModule(lightning.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        # Weights in closed form are looked at longer when the fit has ended.
-        pauses = batch_idx + 1 == len(self.batches) and not self.vmtl.classifier.is_conjugate
-        self.vmtl.update(batch, last=pauses)
+        self.vmtl.update(batch)
         self._last_batch = batch
 
     def _of_equal_tasks(self, batch: Batch) -> Batch:
@@ -367,17 +359,13 @@ class TrainingModule(lightning.LightningModule):
         return self._losses(batch) / self._num_labelled
 
     def _losses(self, batch: Batch) -> Tensor:
-        """Minus the tempered ELBO of every program; of each task, ``[T]``, to weigh tasks."""
+        """Minus the tempered ELBO; of each task, ``[T]``, to weigh tasks."""
         if self._weighting is not None:
-            particles = self.settings.num_particles
-            programs = self.vmtl.programs()
-            return torch.stack([task_losses(p, batch, particles).double() for p in programs]).sum(0)
+            return task_losses(self.vmtl, batch, self.settings.num_particles).double()
         cost: Tensor | float = 0.0
         if self.uncertainty is not None:
             batch, cost = self.uncertainty(batch)
         loss: Tensor = self.elbo(batch) + cost
-        for other in self._others:
-            loss = loss + other(batch) + cost
         return loss
 
     def _step(self, weighting: GradientWeighting | LossWeighting, losses: Tensor) -> None:

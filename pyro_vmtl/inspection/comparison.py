@@ -36,6 +36,7 @@ from pyro_vmtl.inspection.draws import borrowing_of
 from pyro_vmtl.inspection.latent_draws import posterior_draws
 from pyro_vmtl.inspection.leave_one_out import leave_one_out
 from pyro_vmtl.inspection.scored import ALL_TASKS
+from pyro_vmtl.model import NestedWeights
 from pyro_vmtl.model.architectures import takes_no_gradient
 
 __all__ = ["PARETO_THRESHOLD", "compare"]
@@ -57,8 +58,8 @@ def compare(
 
     Example::
 
-        fits = {"standard": fit(train, settings=Settings(pool=Standard(), lenders=Anchored)),
-                "clustered": fit(train, settings=Settings(pool=Clustered(), lenders=Anchored))}
+        fits = {"standard": fit(train, settings=Settings(pool=Standard())),
+                "nested": fit(train, settings=Settings(pool=Nested()))}
         table = compare(fits, heldout, train)
         table[table["task"] == "all tasks"]
 
@@ -77,7 +78,7 @@ def compare(
       correction for the posterior q alone (of all tasks: the largest), ``pareto_k_samples``, the
       largest k when a sample is left out, and ``loo_unavailable``, the reason where ``loo`` is NaN.
 
-    Where weights are in closed form (the pool Nested) and the encoder takes no gradient, LOO takes
+    Under the pool Nested, where the encoder takes no gradient, LOO takes
     each sample out by itself (:func:`pyro_vmtl.inspection.leave_one_out`), and partition and scales
     are weighed as if they had not seen it. An encoder that was trained has seen all samples: such
     fits are compared on held-out data.
@@ -85,10 +86,10 @@ def compare(
     Elsewhere LOO is available where both k are at most :data:`PARETO_THRESHOLD`: else draws of q do
     not reach where the exact posterior lies, and the held-out density is what there is. A posterior
     fitted with KL weights below 1 is narrower than the exact one, so expect none there. Nor is it
-    available where lenders carry the task's own data (``Recursive``): a sample left out of the
-    likelihood would still speak through the prior. It holds fixed what was learned from all samples
-    together (the encoder, noise scales, a learned prior, who shares a cluster), and is a little
-    optimistic for that.
+    available where tasks lend each other posteriors that carry their own data (``mean_field``
+    weights): a sample left out of the likelihood would still speak through the prior. It holds
+    fixed what was learned from all samples together (the encoder, noise scales, relatedness), and
+    is a little optimistic for that.
 
     :param fits: by name.
     :param heldout: labelled samples that played no part in any fit. Ranked on test data, the best
@@ -201,16 +202,14 @@ def _leave_one_out(fitted: FittedVMTL, train: TaskSet, num_samples: int, seed: i
         reason = "the weights are point estimates, of which there are no draws"
     elif vmtl.classifier.is_conjugate and not takes_no_gradient(fitted.settings.encoder):
         reason = "the encoder was trained on every sample and stays as it is"
-    elif "weights" in vmtl.borrowing and not vmtl.lenders.own_evidence:
-        reason = (
-            f"the lenders are {type(vmtl.lenders).__name__}: the prior contains the task's data"
-        )
+    elif "weights" in vmtl.borrowing and not vmtl.classifier.is_conjugate:
+        reason = "tasks lend each other their posteriors: the prior contains the task's data"
     if reason:
         return [
             _LOO(np.nan, int((labelled & (task == t)).sum()), reason=reason)
             for t in range(train.num_tasks)
         ]
-    if vmtl.classifier.is_conjugate:
+    if isinstance(vmtl.classifier, NestedWeights):
         left = leave_one_out(vmtl, train)
         chosen = [labelled & (task == t) for t in range(train.num_tasks)]
         return [

@@ -26,7 +26,7 @@ from pyro_vmtl.inspection.draws import (
 )
 from pyro_vmtl.inspection.latent_draws import Draws, posterior_draws, prior_draws
 from pyro_vmtl.inspection.training import kept_epoch
-from pyro_vmtl.model import SITES, CategoricalLikelihood, Recursive, to_plain
+from pyro_vmtl.model import SITES, CategoricalLikelihood, Nested, to_plain
 
 __all__ = ["VARIABLES", "leave_one_out", "to_inference_data"]
 
@@ -358,13 +358,11 @@ def leave_one_out(fitted: FittedVMTL) -> dict[str, Any]:
         weights = ", ".join(f"{site} at {weight:g}" for site, weight in tempered.items())
         reasons.append(f"the posterior is tempered (KL weight of {weights}, not 1)")
     if vmtl.classifier.is_conjugate:
-        reasons.append("partitions and scales were drawn given every sample and stay as they are")
-    elif vmtl.borrowing and isinstance(vmtl.lenders, Recursive):
+        reasons.append("relatedness and scales have seen every sample and stay as they are")
+    elif vmtl.borrowing:
         reasons.append(
-            "with recursive lenders a sample's evidence comes back to its task through the others"
+            "tasks lend their posteriors, so that a sample's evidence comes back through the others"
         )
-    if vmtl.learned_prior is not None:
-        reasons.append("the prior of the weights was fitted to every sample and stays as it is")
     if any(borrowing_of(vmtl, site).empirical_bayes for site in vmtl.borrowing):
         reasons.append("the relatedness was fitted to every sample and stays as it is")
     if vmtl.encoder.layer() is not None:
@@ -392,15 +390,10 @@ def _prior_note(fitted: FittedVMTL) -> dict[str, str]:
     else:
         representations = "the fitted encoder's output, which has no prior"
     weights = "N(0, I)"
-    if vmtl.learned_prior is not None:
-        weights = f"{vmtl.pool}, fitted to the tasks' data"
-    if vmtl.classifier.is_conjugate:
-        weights = f"pool {vmtl.pool}: what the data of the other tasks say"
-    elif "weights" in vmtl.borrowing:
-        weights = (
-            f"pool {vmtl.pool} over {type(vmtl.lenders).__name__} lenders: posteriors that were "
-            "fitted to the tasks' data"
-        )
+    if isinstance(vmtl.pool, Nested) or "weights" in vmtl.borrowing:
+        own = vmtl.classifier.is_conjugate
+        lent = "what the data of the other tasks say" if own else "the other tasks' posteriors"
+        weights = f"pool {vmtl.pool}: {lent}"
     return {"prior_of_weights": weights, "prior_of_representations": representations}
 
 

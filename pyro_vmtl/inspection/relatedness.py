@@ -22,7 +22,7 @@ from pyro_vmtl.inspection.draws import (
     relatedness_probabilities,
     responsibility_draws,
 )
-from pyro_vmtl.model import ClusteredBorrowing, Kind, NestedBorrowing
+from pyro_vmtl.model import Kind, NestedBorrowing
 
 __all__ = [
     "COLUMNS",
@@ -69,7 +69,7 @@ def relatedness(
     ``base``, N(0, I)):
 
     - ``kind``: what the site's relatedness is: ``weights`` of the lenders; ``gates``, for the pool
-      ``power``; or ``clusters``, for ``nested`` and ``clustered``;
+      ``power``; or ``clusters``, for ``nested``;
     - ``mean``, ``sd``, ``hdi_low``, ``hdi_high``: over posterior draws of the relatedness, the
       interval being the narrowest that holds ``hdi_prob`` of them;
     - ``probability``: the chance that this lender is picked; of gates, that this one is open; of
@@ -115,7 +115,7 @@ def _check_fitted(given: object) -> None:
         )
 
 
-def partitions(fitted: FittedVMTL, site: str = "weights") -> pd.DataFrame:
+def partitions(fitted: FittedVMTL) -> pd.DataFrame:
     """Which clusters the tasks may fall into, all together: the partitions that were drawn.
 
     :func:`relatedness` says it pair by pair. Here a row is a partition of all tasks, the most
@@ -136,14 +136,11 @@ def partitions(fitted: FittedVMTL, site: str = "weights") -> pd.DataFrame:
         table = partitions(fitted)
         clusters = table["partition"].iloc[0]  # (("task 0", "task 3"), ("task 1", "task 2"))
 
-    :param fitted: a model whose pool is :class:`pyro_vmtl.Nested` or
-        :class:`pyro_vmtl.Clustered`.
-    :param site: what is borrowed: ``weights``, or ``representations`` where they borrow by that
-        pool too.
+    :param fitted: a model whose pool is :class:`pyro_vmtl.Nested`.
     :raises InputError: for another pool, or what is no fitted model.
     """
     _check_fitted(fitted)
-    borrowing = _clustered(fitted, site)
+    borrowing = _clustered(fitted)
     labels = borrowing.labels.cpu().numpy()
     # Numbers of clusters mean nothing: a cluster is called by the first of its tasks.
     first = (labels[:, :, None] == labels[:, None, :]).argmax(-1)
@@ -173,21 +170,17 @@ def partitions(fitted: FittedVMTL, site: str = "weights") -> pd.DataFrame:
     return table
 
 
-def _clustered(fitted: FittedVMTL, site: str) -> ClusteredBorrowing | NestedBorrowing:
-    names = {"weights": "pool", "representations": "representation_pool"}
-    if site not in names:
-        raise InputError(f"the site is {site!r}; expected one of {list(names)}.")
+def _clustered(fitted: FittedVMTL) -> NestedBorrowing:
     if len(fitted.names) == 1:
         raise InputError(
             f"the model has one task, {fitted.names[0]!r}; expected two at least, to be parted."
         )
-    borrows = site in fitted.vmtl.borrowing
-    borrowing = borrowing_of(fitted.vmtl, site) if borrows else None
-    if not isinstance(borrowing, (ClusteredBorrowing, NestedBorrowing)):
-        pool = getattr(fitted.settings, names[site])
+    borrows = "weights" in fitted.vmtl.borrowing
+    borrowing = borrowing_of(fitted.vmtl, "weights") if borrows else None
+    if not isinstance(borrowing, NestedBorrowing):
         raise InputError(
-            f"the {names[site]} is {type(pool).__name__}, which draws no partitions of tasks; "
-            "expected Nested or Clustered (relatedness() tells of every pool)."
+            f"the pool is {type(fitted.settings.pool).__name__}, which draws no partitions of "
+            "tasks; expected Nested (relatedness() tells of every pool)."
         )
     return borrowing
 

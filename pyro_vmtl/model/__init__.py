@@ -1,4 +1,4 @@
-"""The model: encoders, posteriors, likelihoods, pools and lenders, and VMTL itself."""
+"""The model: encoders, posteriors, likelihoods, pools, and VMTL itself."""
 
 from pyro_vmtl.model.amortised import AmortisedWeights
 from pyro_vmtl.model.architectures import (
@@ -10,7 +10,6 @@ from pyro_vmtl.model.architectures import (
 )
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.build import Settings, assemble, from_plain, to_plain
-from pyro_vmtl.model.clustering import Clustered, ClusteredBorrowing
 from pyro_vmtl.model.encoders import (
     BayesianLinearEncoder,
     DeterministicEncoder,
@@ -22,8 +21,6 @@ from pyro_vmtl.model.encoders import (
     mlp,
 )
 from pyro_vmtl.model.evaluation import evaluating
-from pyro_vmtl.model.hierarchy import Hierarchical, LearnedPrior
-from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
 from pyro_vmtl.model.likelihoods import (
     Bernoulli,
     BernoulliLikelihood,
@@ -52,6 +49,8 @@ from pyro_vmtl.model.pools import Geometric, Kind, Linear, Mixture, Pool, Power,
 from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
 from pyro_vmtl.model.priors.feedback import Feedback, FeedbackBorrowing, FeedbackWeights
 from pyro_vmtl.model.priors.nested import Nested, NestedBorrowing, NestedWeights
+from pyro_vmtl.model.priors.pooled import PooledWeights
+from pyro_vmtl.model.priors.sites import ConjugateWeights
 from pyro_vmtl.model.stacking import StackedEncoder
 from pyro_vmtl.model.vmtl import SITES, VMTL
 
@@ -60,7 +59,6 @@ __all__ = [
     "SITES",
     "VMTL",
     "AmortisedWeights",
-    "Anchored",
     "Architecture",
     "BayesianLinear",
     "BayesianLinearEncoder",
@@ -69,8 +67,7 @@ __all__ = [
     "Borrowing",
     "Categorical",
     "CategoricalLikelihood",
-    "Clustered",
-    "ClusteredBorrowing",
+    "ConjugateWeights",
     "DeterministicEncoder",
     "Encoder",
     "Family",
@@ -83,12 +80,9 @@ __all__ = [
     "GaussianEncoder",
     "GaussianLikelihood",
     "Geometric",
-    "Hierarchical",
     "Identity",
     "IdentityEncoder",
     "Kind",
-    "LearnedPrior",
-    "Lenders",
     "Likelihood",
     "Linear",
     "MeanFieldWeights",
@@ -106,10 +100,10 @@ __all__ = [
     "Poisson",
     "PoissonLikelihood",
     "Pool",
+    "PooledWeights",
     "Power",
     "PrincipalComponents",
     "PrincipalComponentsEncoder",
-    "Recursive",
     "Settings",
     "Spread",
     "StackedEncoder",

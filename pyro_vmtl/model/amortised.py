@@ -131,10 +131,3 @@ class AmortisedWeights(WeightsPosterior):
         rate = (1 - self.decay) * (count > 0)
         self.sums += rate * (members.mT @ features - self.sums)
         self.counts += rate * (count - self.counts)
-
-    @torch.no_grad()
-    def forget(self) -> None:
-        last = self.network[-1]
-        assert isinstance(last, nn.Linear)
-        last.weight.view(self._rows, 2, self.event_shape[-1], -1)[:, 1] = 0
-        last.bias.view(self._rows, 2, self.event_shape[-1])[:, 1] = math.log(math.expm1(1.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -12,6 +13,7 @@ from torch.nn.functional import softplus
 
 from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.model.pools import Pool
+from pyro_vmtl.model.posteriors import WeightsPosterior
 
 __all__ = ["Borrowing"]
 
@@ -28,8 +30,12 @@ class Borrowing(nn.Module):
         uniform and the guide's learned, so that relatedness has a posterior.
     :param temperature: of the relaxed weights; schedules change it during training.
     :param initial_spread: s at the start.
+
+    :cvar learns: whether relatedness has logits that gradients move; else it is a matter of the
+        weights' posterior.
     """
 
+    learns: ClassVar[bool] = True
     logits: nn.Parameter
     lender_of_slot: Tensor
     slot_of_component: Tensor
@@ -72,7 +78,8 @@ class Borrowing(nn.Module):
         inverse = torch.full((num_tasks, num_tasks + base), slots.shape[1])
         inverse.scatter_(1, slots, torch.arange(slots.shape[1]).expand_as(slots))
         self.register_buffer("slot_of_component", inverse, persistent=False)  # [T, C] -> slot
-        self.logits = nn.Parameter(torch.zeros(num_tasks, slots.shape[1]))
+        if self.learns:
+            self.logits = nn.Parameter(torch.zeros(num_tasks, slots.shape[1]))
 
     @staticmethod
     def _raw(spread: float) -> float:
@@ -97,8 +104,9 @@ class Borrowing(nn.Module):
             self.logits if self.empirical_bayes else torch.zeros_like(self.logits)
         )
 
-    def bind(self, weights: nn.Module) -> None:
-        """Called once where the weights' posterior brings its own prior along."""
+    def bind(self, weights: WeightsPosterior) -> None:
+        """Say whose relatedness this is: called once, of the site ``weights``."""
+        self._weights = (weights,)  # in a tuple: not a submodule
 
     def chance_before_data(self) -> float:
         """The probability of every lender as long as nothing is known of any."""
@@ -117,17 +125,6 @@ class Borrowing(nn.Module):
         padded = torch.cat([slots, torch.full_like(slots[..., :1], empty)], -1)
         index = self.slot_of_component.unsqueeze(-2)
         return padded.gather(-1, index.expand(*padded.shape[:-1], index.shape[-1]))
-
-    def update(
-        self, lenders: Gaussians | None, moments: Tensor | None = None, last: bool = False
-    ) -> None:
-        """Called once an iteration: some pools learn from the lenders without gradients.
-
-        :param lenders: the tasks' posteriors, ``[T, *event]``, or None where nobody lends yet or
-            every sample has lenders of its own.
-        :param moments: see :attr:`Lenders.moments`.
-        :param last: see :meth:`VMTL.update`.
-        """
 
     def prior(
         self,

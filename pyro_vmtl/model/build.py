@@ -20,10 +20,7 @@ from pyro_vmtl.model.architectures import (
     PrincipalComponents,
     takes_no_gradient,
 )
-from pyro_vmtl.model.clustering import Clustered
 from pyro_vmtl.model.encoders import Encoder
-from pyro_vmtl.model.hierarchy import Hierarchical
-from pyro_vmtl.model.lenders import Anchored, Lenders, Recursive
 from pyro_vmtl.model.likelihoods import (
     Bernoulli,
     Categorical,
@@ -41,6 +38,7 @@ from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Stand
 from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
 from pyro_vmtl.model.priors.feedback import Feedback, FeedbackWeights
 from pyro_vmtl.model.priors.nested import Nested, NestedWeights
+from pyro_vmtl.model.priors.pooled import PooledWeights
 from pyro_vmtl.model.stacking import StackedEncoder
 from pyro_vmtl.model.vmtl import VMTL
 
@@ -50,8 +48,7 @@ _CHOICES: dict[str, type] = {
     choice.__name__: choice
     for choice in (
         *(Identity, PrincipalComponents, MLP, BayesianLinear),
-        *(Standard, Mixture, Linear, Geometric, Power, Clustered, Hierarchical, Nested, Feedback),
-        *(Recursive, Anchored),
+        *(Standard, Mixture, Linear, Geometric, Power, Nested, Feedback),
         *(Bernoulli, Categorical, Gaussian, StudentT, Poisson, NegativeBinomial, Ordinal),
         FeedbackBernoulli,
     )
@@ -60,6 +57,7 @@ _CLASSIFIERS = ("conjugate", "mean_field", "point", "amortised")
 _FEATURES = 50  # vectors of at most so many numbers are taken as they are
 # Beside weights in closed form, chosen on development seeds of the built-in digits.
 _OF_CLASSES, _OF_NUMBERS = MLP(16, hidden=(512,), dropout=0.1), MLP(16)
+_OF_GRADIENTS = MLP(64)  # beside weights that gradients move
 _OPEN = "default"  # what was left to the data
 # What models that were saved before there was a choice have.
 _EARLIER: dict[str, Any] = {"classifier": "mean_field", "likelihood": _OPEN}
@@ -70,19 +68,18 @@ class Settings:
     """All that decides a model's structure, apart from the data's shape.
 
     :ivar encoder: settings of one of the architectures, or an :class:`Encoder` of the user's own;
-        None, :class:`Identity` for vectors of at most 50 numbers, :class:`PrincipalComponents` for
-        the rows of a wider table, and :class:`MLP` for others: with 16 Gaussian representations
-        where the pool may be :class:`Nested`.
-    :ivar pool: the prior of a task's weights; None, :class:`Nested` where the encoder has nothing
-        to learn or was left open; else :class:`Clustered`.
+        None, beside weights in closed form, :class:`Identity` for vectors of at most 50 numbers,
+        :class:`PrincipalComponents` for the rows of a wider table, and for others :class:`MLP` with
+        16 Gaussian representations; beside other weights :class:`MLP` with 64.
+    :ivar pool: the prior of a task's weights; None, :class:`Nested` where they are in closed form,
+        :class:`Standard` for points and else :class:`Mixture`.
     :ivar representation_pool: the same for representations: where they are Gaussian, of each sample
         as seen through the other tasks; else of encoder layers, one a task.
-    :ivar lenders: the class of lenders.
-    :ivar classifier: q(w): ``"conjugate"``, in closed form from the tasks' evidence, with the pool
-        ``Nested`` alone; ``"mean_field"``, a Gaussian with free parameters for each task;
-        ``"point"``, a point estimate; ``"amortised"``, Gaussians that a network shared by tasks and
-        classes infers from class means (VMTL-AC).
-        None, ``"conjugate"`` for the pool ``Nested`` and ``"mean_field"`` for the others.
+    :ivar classifier: q(w): None or ``"conjugate"``, in closed form from the tasks' evidence, which
+        is what tasks lend each other; ``"mean_field"``, a Gaussian with free parameters for each
+        task; ``"point"``, a point estimate; ``"amortised"``, Gaussians that a network shared by
+        tasks and classes infers from class means (VMTL-AC). Where gradients move posteriors, tasks
+        lend each other those of the previous iteration, as in the paper.
     :ivar likelihood: settings of one of the likelihoods, or a :class:`Likelihood` of the user's
         own; None, :class:`Categorical` for classes, :class:`Bernoulli` for several outputs that are
         all 0 or 1, and :class:`Gaussian` for other numbers, or where
@@ -99,7 +96,6 @@ class Settings:
     encoder: Architecture | Encoder | None = None
     pool: Pool | None = None
     representation_pool: Pool = dataclasses.field(default_factory=Standard)
-    lenders: type[Lenders] = Anchored
     classifier: Literal["conjugate", "mean_field", "point", "amortised"] | None = None
     likelihood: Family | Likelihood | None = None
     bias: bool = True
@@ -113,11 +109,6 @@ class Settings:
             pool = getattr(self, name)
             if not isinstance(pool, Pool) and not (name == "pool" and pool is None):
                 raise InputError(f"the {name} is {pool!r}; expected a pool such as Mixture()")
-        if not (isinstance(self.lenders, type) and issubclass(self.lenders, Lenders)):
-            raise InputError(
-                f"the lenders are {_shown(self.lenders)}; expected a class of lenders such as "
-                "Anchored, not an object of it"
-            )
         if not isinstance(self.likelihood, (Family, Likelihood, type(None))):
             raise InputError(
                 f"the likelihood is {_shown(self.likelihood)}; expected one such as Poisson(), or "
@@ -148,28 +139,24 @@ class Settings:
         :param is_classification: whether the targets are classes.
         :raises InputError: for choices that do not fit each other.
         """
-        encoder, pool, classifier = self.encoder, self.pool, self.classifier
+        encoder, pool, classifier = self.encoder, self.pool, self.classifier or "conjugate"
+        if pool is None:
+            defaults: dict[str, type[Pool]] = {"conjugate": Nested, "point": Standard}
+            pool = defaults.get(classifier, Mixture)()
+        if isinstance(pool, Nested) and classifier != "conjugate":
+            raise InputError(
+                f"the classifier is {classifier!r} and the pool {type(pool).__name__}; expected "
+                "'conjugate', or another pool"
+            )
         if encoder is None:
-            if not self.lets_pool_nest():
-                encoder = MLP()
+            if classifier != "conjugate":
+                encoder = _OF_GRADIENTS
             elif len(input_shape) == 1 and input_shape[0] <= _FEATURES:
                 encoder = Identity(standardise=not named)
-            elif (len(input_shape) == 1 and named) or isinstance(self.pool, Feedback):
+            elif (len(input_shape) == 1 and named) or isinstance(pool, Feedback):
                 encoder = PrincipalComponents(_FEATURES)
             else:
                 encoder = _OF_CLASSES if is_classification else _OF_NUMBERS
-        if pool is None:
-            wants = classifier in (None, "conjugate")
-            suits = self.encoder is None or takes_no_gradient(encoder)
-            pool = Nested() if wants and suits else Clustered()
-        nested = isinstance(pool, Nested)
-        if classifier is None:
-            classifier = "conjugate" if nested else "mean_field"
-        if nested != (classifier == "conjugate"):
-            raise InputError(
-                f"the classifier is {classifier!r} and the pool {type(pool).__name__}; expected "
-                "'conjugate' with the pool Nested, and another with other pools"
-            )
         return dataclasses.replace(self, encoder=encoder, pool=pool, classifier=classifier)
 
     def likelihood_of(self, is_classification: bool) -> Family | Likelihood:
@@ -178,15 +165,13 @@ class Settings:
             return self.likelihood
         return Categorical() if is_classification else Gaussian(self.initial_noise)
 
-    def takes_no_gradient(self, input_shape: Sequence[int], named: bool = False) -> bool:
-        """Whether conjugate steps are all there is to a fit of data of this shape."""
-        settings = self.for_data(input_shape, named)
-        return isinstance(settings.pool, Nested) and takes_no_gradient(settings.encoder)
+    def trains_no_encoder(self, input_shape: Sequence[int], named: bool = False) -> bool:
+        """Whether a fit of data of this shape has weights in closed form and a fixed encoder.
 
-    def lets_pool_nest(self) -> bool:
-        """Whether what was chosen goes with the pool Nested."""
-        nests = self.pool is None or isinstance(self.pool, Nested)
-        return nests and self.classifier in (None, "conjugate")
+        It then needs no validation data that say when to stop.
+        """
+        settings = self.for_data(input_shape, named)
+        return settings.classifier == "conjugate" and takes_no_gradient(settings.encoder)
 
 
 def _is_number(value: Any) -> bool:
@@ -233,7 +218,6 @@ def assemble(
         likelihood,
         pool=settings.pool,
         representation_pool=settings.representation_pool,
-        lenders=settings.lenders(),
         empirical_bayes=settings.empirical_bayes,
     )
 
@@ -275,8 +259,8 @@ def _likelihood(
         made = copy.deepcopy(chosen)
     elif chosen.needs_closed_form and not conjugate:
         raise InputError(
-            f"the likelihood is {type(chosen).__name__}, for weights in closed form, and the pool "
-            f"is {type(settings.pool).__name__}; expected the pool Nested"
+            f"the likelihood is {type(chosen).__name__}, for weights in closed form, and the "
+            f"classifier is {settings.classifier!r}; expected 'conjugate'"
         )
     else:
         made = chosen(num_tasks, num_outputs, conjugate)
@@ -292,15 +276,20 @@ def _classifier(
     settings: Settings, num_tasks: int, latent_dim: int, likelihood: Likelihood
 ) -> WeightsPosterior:
     rows, jitter = likelihood.num_outputs, settings.initial_jitter
+    assert settings.pool is not None  # it has been decided
     if isinstance(settings.pool, Feedback):
         return FeedbackWeights(
             settings.pool, num_tasks, likelihood, latent_dim, num_tasks - 1, settings.bias
         )
+    learns = not takes_no_gradient(settings.encoder)
     if isinstance(settings.pool, Nested):
         named = isinstance(settings.encoder, Identity)
-        learns = not takes_no_gradient(settings.encoder)
         return NestedWeights(
             settings.pool, num_tasks, likelihood, latent_dim, settings.bias, named, learns
+        )
+    if settings.classifier == "conjugate":
+        return PooledWeights(
+            settings.pool, num_tasks, likelihood, latent_dim, settings.bias, learns
         )
     if settings.classifier == "point":
         return PointWeights(num_tasks, rows, latent_dim, settings.bias, jitter)
@@ -326,8 +315,6 @@ def to_plain(settings: Settings) -> dict[str, Any]:
         value = getattr(settings, field.name)
         if value is None:
             plain[field.name] = _OPEN
-        elif isinstance(value, type):
-            plain[field.name] = {value.__name__: {}} if value.__name__ in _CHOICES else None
         elif isinstance(value, (bool, int, float, str)):
             plain[field.name] = value
         elif _CHOICES.get(type(value).__name__) is type(value):
@@ -345,6 +332,8 @@ def from_plain(plain: dict[str, Any], **own: Any) -> Settings:
     :raises InputError: names an entry that is missing or unknown.
     """
     values: dict[str, Any] = {}
+    if "lenders" in plain:
+        plain = _without_lenders(plain)
     known = [field.name for field in dataclasses.fields(Settings)]
     for name in own:
         if name not in known:
@@ -367,6 +356,20 @@ def from_plain(plain: dict[str, Any], **own: Any) -> Settings:
                 raise InputError(
                     f"the saved model's {field.name} is {name!r}; expected one of {list(_CHOICES)}"
                 )
-            value = _CHOICES[name] if field.name == "lenders" else _CHOICES[name](**options)
+            value = _CHOICES[name](**options)
         values[field.name] = value
     return Settings(**values)
+
+
+def _without_lenders(plain: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an earlier version, in which lenders were chosen beside the classifier."""
+    (pool,) = plain["pool"] if isinstance(plain.get("pool"), dict) else (_OPEN,)
+    lends = pool not in ("Standard", "Nested", "Feedback")
+    if lends and plain["lenders"] != {"Recursive": {}}:
+        raise InputError(
+            f"the saved model has the pool {pool} over anchored lenders, which an earlier version "
+            "learned by gradients; expected a model of this version: fit it anew"
+        )
+    if plain.get("classifier", _OPEN) == _OPEN and pool not in ("Nested", "Feedback"):
+        return plain | {"classifier": "mean_field"}
+    return plain

@@ -1,11 +1,10 @@
 """How the lenders' posteriors become one task's prior: choices, each a small replaceable object."""
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vmtl.distributions import (
     Gaussians,
@@ -39,12 +38,10 @@ class Pool:
 
     :cvar borrows: whether it needs lenders at all.
     :cvar kind: what its relatedness is.
-    :cvar needs_own_evidence: whether lenders must say what each task's own data said, no more.
     """
 
     borrows = True
     kind: ClassVar[Kind] = "weights"
-    needs_own_evidence = False
     relaxation: type[RelatednessWeights] | type[RelatednessGates] = RelatednessWeights
 
     def __init__(self, base: bool = False, spread: Spread | None = None) -> None:
@@ -73,13 +70,6 @@ class Pool:
         :return: a distribution with batch shape ``[*batch, T, 1]`` and event shape ``event``.
         """
         raise NotImplementedError
-
-    def learned(self, num_tasks: int, event_shape: Sequence[int]) -> nn.Module | None:
-        """A prior without lenders, learned across tasks; called, it gives a distribution.
-
-        :return: None for N(0, I).
-        """
-        return None
 
     def components(self, lenders: Gaussians, spread: Tensor | None, event_dim: int) -> Gaussians:
         """The lenders with the spread in their variance, after N(0, I) where ``base`` is set."""

@@ -1,7 +1,5 @@
 """Variational posteriors of the tasks' weights."""
 
-import math
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -19,8 +17,8 @@ class WeightsPosterior(nn.Module):
     :ivar event_shape: ``[K, d_z + 1]``, the bias as last column (``d_z`` without a bias).
     :cvar is_point: whether it is a point estimate, of which nothing can be said about uncertainty.
     :cvar observes: whether it learns from :meth:`observe`.
-    :cvar is_conjugate: whether it moves by conjugate steps, brings the prior of the weights along,
-        and takes no gradient (:class:`pyro_vmtl.model.NestedWeights`).
+    :cvar is_conjugate: whether it moves by conjugate steps and takes no gradient
+        (:class:`pyro_vmtl.model.ConjugateWeights`); what tasks lend is then their own evidence.
     """
 
     event_shape: torch.Size
@@ -39,8 +37,13 @@ class WeightsPosterior(nn.Module):
         :param features: the encoder's means of its representations, ``[T, B, d_z]``, no gradient.
         """
 
-    def forget(self) -> None:
-        """Be as wide as N(0, I), where that is a setting: know nothing yet."""
+    def lent(self) -> Gaussians:
+        """What tasks lend each other, without gradient: these posteriors, as in the paper.
+
+        Each task's evidence then comes back to it through the others, so that posteriors shrink and
+        drift: this is here to reproduce the paper, not to trust an interval.
+        """
+        return self.gaussians().detach()
 
     def forward(self, draw: Tensor | None = None) -> dist.TorchDistribution:
         """q(w), batch shape ``[T, 1]``, event shape ``[K, d_z + 1]``.
@@ -85,10 +88,6 @@ class MeanFieldWeights(WeightsPosterior):
 
     def gaussians(self) -> Gaussians:
         return Gaussians(self.loc, self.scale)
-
-    @torch.no_grad()
-    def forget(self) -> None:
-        self.raw_scale.fill_(math.log(math.expm1(1.0)))
 
 
 class PointWeights(WeightsPosterior):

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -21,15 +21,14 @@ from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Gaussians, kl_or_estimate
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
-from pyro_vmtl.model.clustering import Clustered, ClusteredBorrowing
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.evaluation import evaluating
-from pyro_vmtl.model.lenders import Lenders, Recursive
-from pyro_vmtl.model.likelihoods import Likelihood, of_known, with_bias
+from pyro_vmtl.model.likelihoods import Likelihood, of_known
 from pyro_vmtl.model.pools import Mixture, Pool, Standard
 from pyro_vmtl.model.posteriors import WeightsPosterior
 from pyro_vmtl.model.priors.feedback import Feedback, FeedbackBorrowing
-from pyro_vmtl.model.priors.nested import Nested, NestedBorrowing, NestedWeights
+from pyro_vmtl.model.priors.nested import Nested, NestedBorrowing
+from pyro_vmtl.model.priors.sites import ConjugateWeights
 
 __all__ = ["SITES", "VMTL"]
 
@@ -62,7 +61,7 @@ class VMTL(PyroModule):
         >>> from pyro.optim import Adam
         >>> import pyro_vmtl as pv
         >>> tasks = pv.digit_domains(shots=3).train
-        >>> vmtl = pv.build(tasks, pool=pv.Mixture(), lenders=pv.Recursive)
+        >>> vmtl = pv.build(tasks, pool=pv.Mixture(), classifier="mean_field")
         >>> svi = SVI(vmtl.model, vmtl.guide, Adam({"lr": 0.003}), TraceMeanField_ELBO())
         >>> batch = tasks.dense()
         >>> for _ in range(1000):
@@ -73,11 +72,12 @@ class VMTL(PyroModule):
     :param encoder: q(z | x).
     :param classifier: q(w).
     :param likelihood: p(y | z, w).
-    :param pool: how the lenders become the prior of the weights.
+    :param pool: how the lenders become the prior of the weights. What they lend is a matter of the
+        classifier (:meth:`WeightsPosterior.lent`): their own evidence where it is in closed form,
+        else their posteriors of the previous iteration, and N(0, I) before there is one.
     :param representation_pool: the same for representations. Where every sample has its own (a
         Gaussian encoder), it pools the sample as seen through the other tasks, in training, for
         batches that hold such views; for an encoder with a Bayesian layer a task, the layers.
-    :param lenders: whose posteriors are lent.
     :param empirical_bayes: model and guide share the relatedness logits (the paper).
     :param temperature: of the relaxed relatedness at the start.
 
@@ -95,7 +95,6 @@ class VMTL(PyroModule):
         *,
         pool: Pool | None = None,
         representation_pool: Pool | None = None,
-        lenders: Lenders | None = None,
         empirical_bayes: bool = False,
         temperature: float = 1.0,
     ) -> None:
@@ -108,16 +107,14 @@ class VMTL(PyroModule):
         self.representation_pool = (
             Standard() if representation_pool is None else representation_pool
         )
-        self.lenders = Recursive() if lenders is None else lenders
         self.tempering = dict.fromkeys(SITES, 1.0)
         self._untempered = False
         self.borrowing = nn.ModuleDict()
-        self.learned_prior = self.pool.learned(num_tasks, classifier.event_shape)
-        if self.representation_pool.learned(num_tasks, torch.Size([1])) is not None:
+        self._has_lenders = False  # the first iteration has no previous one
+        if not _kind_of_borrowing(self.representation_pool).learns:
             raise InputError(
-                f"the representation pool is {self.representation_pool}, which learns a prior of "
-                "weights; expected Standard, Mixture, Linear, Geometric, or for encoder layers "
-                "Power or Clustered"
+                f"the representation pool is {self.representation_pool}, a prior of weights; "
+                "expected Standard, Mixture, Linear, Geometric or Power"
             )
         if num_tasks > 1:  # one task has nobody to borrow from: its prior is N(0, I)
             shapes = {
@@ -129,33 +126,23 @@ class VMTL(PyroModule):
                     self.borrowing[site] = _kind_of_borrowing(chosen)(
                         chosen, num_tasks, shape, empirical_bayes, temperature
                     )
-        for pool in (self.pool, self.representation_pool):
-            if pool.needs_own_evidence and not self.lenders.own_evidence:
-                raise InputError(
-                    f"the pool {pool} adds up what each task's own data said, and the lenders are "
-                    f"{type(self.lenders).__name__}; expected lenders such as Anchored"
-                )
-        if classifier.is_point and (self.pool.borrows or self.learned_prior is not None):
+        if classifier.is_point and self.pool.borrows:
             raise InputError(
                 f"the pool is {self.pool}, and the weights are point estimates, whose scales of 0 "
-                "nobody can borrow or learn a prior from; expected the pool Standard"
+                "nobody can borrow; expected the pool Standard"
             )
-        if isinstance(classifier, NestedWeights):
-            self._bind_nested(classifier)
-        elif self.borrowing:
-            self.lenders.bind(self)
-
-    def _bind_nested(self, weights: NestedWeights) -> None:
-        """The weights bring their prior along: nobody lends them any."""
         if "weights" in self.borrowing:
-            self._borrowing("weights").bind(weights)
-        if "representations" not in self.borrowing:
-            self.lenders = Recursive()
-        elif not isinstance(self.lenders, Recursive):
-            raise InputError(
-                f"the lenders of representations are {type(self.lenders).__name__}, and the "
-                "weights are conjugate; expected Recursive"
-            )
+            self._borrowing("weights").bind(classifier)
+            if isinstance(classifier, ConjugateWeights):
+                classifier.bind(self._borrowing("weights"))
+
+    def get_extra_state(self) -> Tensor:
+        """Whether there has been an iteration whose posteriors tasks can lend each other."""
+        return torch.tensor(self._has_lenders)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take what :meth:`get_extra_state` gave."""
+        self._has_lenders = bool(state)
 
     @property
     def device(self) -> torch.device:
@@ -170,13 +157,6 @@ class VMTL(PyroModule):
     def _lent_shape(self) -> torch.Size:
         """Of what tasks lend each other of their representations: z, or an encoder's layer."""
         if self.encoder.has_density:
-            pool = self.representation_pool
-            if pool.needs_own_evidence:
-                raise InputError(
-                    f"the representation pool is {pool}, which adds up what each task's data said, "
-                    "and every sample has a representation of its own; expected Mixture, Linear, "
-                    "Geometric or Power, or an encoder with a Bayesian layer for each task"
-                )
             return torch.Size([self.encoder.latent_dim])
         layer = self.encoder.layer()
         if self.representation_pool.borrows and (layer is None or len(layer.loc) != self.num_tasks):
@@ -187,11 +167,6 @@ class VMTL(PyroModule):
                 f"{self.num_tasks} tasks, to borrow between, or the representation pool Standard"
             )
         return torch.Size() if layer is None else layer.loc.shape[1:]
-
-    def programs(self) -> list[VMTL]:
-        """This model and those trained beside it (an anchor): their losses are added."""
-        further = self.lenders.programs() if self.borrowing else []
-        return [self, *cast("list[VMTL]", further)]  # lenders make models of the kind they see
 
     def scale_parameters(self) -> list[nn.Parameter]:
         """What standard deviations are made of: of weights, of layers, and of noise on targets."""
@@ -255,16 +230,14 @@ class VMTL(PyroModule):
 
         :param draw: of ``relatedness_weights``, ``[..., T, 1, L]``, or None.
         """
-        if isinstance(self.classifier, NestedWeights):
-            return self.classifier.weights_prior(draw)
-        if self.learned_prior is not None:
-            learned: dist.TorchDistribution = self.learned_prior()
-            return learned
-        lenders = self.lenders.weights(self) if draw is not None else None
-        if draw is None or lenders is None:
+        if isinstance(self.classifier, ConjugateWeights):
+            own = self.classifier.weights_prior(draw)
+            if own is not None:
+                return own
+        if draw is None or not (self._has_lenders or self.classifier.is_conjugate):
             shape = (self.num_tasks, 1, *self.classifier.event_shape)
             return _standard_normal(shape, 2, self.classifier.gaussians().loc)
-        return self._borrowing("weights").prior(draw, lenders)
+        return self._borrowing("weights").prior(draw, self.classifier.lent())
 
     def layer_prior(self, layer: Gaussians, draw: Tensor | None) -> dist.TorchDistribution:
         """p(Phi | beta) of the encoder's Bayesian layer, batch shape ``[1 or T, 1]``.
@@ -272,10 +245,9 @@ class VMTL(PyroModule):
         :param layer: q(Phi), ``[1 or T, inputs + 1, d_z]``.
         :param draw: of ``relatedness_representations``, ``[..., T, 1, L]``, or None.
         """
-        lenders = self.lenders.layers(self) if draw is not None else None
-        if draw is None or lenders is None:
+        if draw is None or not self._has_lenders:
             return _standard_normal((len(layer.loc), 1, *layer.loc.shape[1:]), 2, layer.loc)
-        return self._borrowing("representations").prior(draw, lenders)
+        return self._borrowing("representations").prior(draw, layer.detach())
 
     def representations_prior(self, batch: Batch, draw: Tensor | None) -> dist.TorchDistribution:
         """p(z | x, beta), batch shape ``[..., T, B]``: N(0, I) but for samples with views.
@@ -283,12 +255,27 @@ class VMTL(PyroModule):
         :param batch: with the views of its samples through every task, or without.
         :param draw: of ``relatedness_representations``, ``[..., T, 1, L]``, or None.
         """
-        if draw is not None and batch.views is not None:
-            lenders = self.lenders.views(self, batch.views.x)
-            if lenders is not None:
-                borrowing = self._borrowing("representations")
-                return borrowing.prior(draw, lenders, batch.views.present)
+        if draw is not None and batch.views is not None and self._has_lenders:
+            lenders = self._seen_through_tasks(batch.views.x)
+            return self._borrowing("representations").prior(draw, lenders, batch.views.present)
         return _standard_normal((*batch.mask.shape, self.encoder.latent_dim), 1, batch.x)
+
+    def _seen_through_tasks(self, views: Tensor) -> Gaussians:
+        """q(z | x_tn, D_i): the samples as seen through the tasks, encoded; ``[T, B, T, d_z]``.
+
+        :param views: ``[T, B, T, *input]``.
+        """
+        by_lender = views.movedim(2, 0)  # an encoder per task is applied to views through its task
+        with evaluating(self.encoder), torch.no_grad():  # what is lent has no dropout noise
+            law = self.encoder(by_lender.flatten(1, 2))
+        base = getattr(law, "base_dist", law)
+        if not isinstance(base, dist.Normal):
+            raise InputError(
+                f"the encoder gives a {type(law).__name__}; expected Gaussian representations, "
+                "which tasks can lend to each other"
+            )
+        shape = (*by_lender.shape[:3], -1)
+        return Gaussians(*(p.reshape(shape).movedim(0, 2) for p in (base.loc, base.scale)))
 
     def _layer_kl(self, draw: Tensor | None) -> Tensor | None:
         layer = self.encoder.layer()
@@ -346,14 +333,13 @@ class VMTL(PyroModule):
     def update(self, batch: Batch, last: bool = False) -> None:
         """Move all that moves besides gradients: once an iteration, after its gradient step.
 
-        Lenders go on to the posteriors as they are now, running means take in the batch, and
-        partitions are sampled when it is their turn. :meth:`model` and :meth:`guide` change
-        nothing.
+        What tasks lend goes on to what they say now: sites in closed form are moved and partitions
+        drawn, and running means take in the batch. :meth:`model` and :meth:`guide` change nothing.
 
         :param batch: the batch of the iteration.
-        :param last: whether training ends or pauses here, so that partitions are sampled now.
+        :param last: whether training ends here, so that draws may take longer.
         """
-        if isinstance(self.classifier, NestedWeights):
+        if isinstance(self.classifier, ConjugateWeights):
             if last or self.classifier.is_due():
                 # As training sees representations, with dropout: sites average over its noise.
                 with self.classifier.own_noise():
@@ -361,24 +347,10 @@ class VMTL(PyroModule):
                 self.classifier.update(batch, law, self.likelihood, last)
             else:
                 self.classifier.steps += 1
-        with evaluating(self.encoder):  # what else is remembered has no noise
-            for program in self.programs()[1:]:
-                program.update(batch, last)
-            lends = len(self.borrowing) > 0
-            if self.classifier.observes or (lends and self.lenders.observes):
-                means = self.encoder(batch.x).mean
-                if self.classifier.observes:
-                    self.classifier.observe(batch, means)
-                if lends:
-                    features = with_bias(means, self.classifier.event_shape[-1])
-                    self.lenders.observe(features, batch.mask * batch.scale)
-        if lends:
-            self.lenders.advance()
-        lent = {"weights": self.lenders.weights, "representations": self.lenders.layers}
-        for site in self.borrowing:
-            # Moments are those of what the weights are applied to.
-            moments = self.lenders.moments if site == "weights" else None
-            self._borrowing(site).update(lent[site](self), moments, last)
+        elif self.classifier.observes:
+            with evaluating(self.encoder):  # what is remembered has no noise
+                self.classifier.observe(batch, self.encoder(batch.x).mean)
+        self._has_lenders = True
 
     def _representations(self, batch: Batch, relatedness: Tensor | None) -> Tensor:
         if self.encoder.has_density:
@@ -405,8 +377,6 @@ class VMTL(PyroModule):
 
 def _kind_of_borrowing(pool: Pool) -> type[Borrowing]:
     """Pools in closed form bring their draws; others weigh the lenders by learned logits."""
-    if isinstance(pool, Clustered):
-        return ClusteredBorrowing
     if isinstance(pool, Feedback):
         return FeedbackBorrowing
     return NestedBorrowing if isinstance(pool, Nested) else Borrowing

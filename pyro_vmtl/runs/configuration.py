@@ -63,7 +63,7 @@ def read_plan(config: DictConfig, trusted: Collection[str] = ()) -> Plan:
     """
     model = _make(config.model, "model", trusted)
     model["encoder"] = _variant(model.get("encoder"), model.pop("encoder_variant", None) or {})
-    known = {field.name for field in fields(Settings)} - {"pool", "representation_pool", "lenders"}
+    known = {field.name for field in fields(Settings)} - {"pool", "representation_pool"}
     for name in sorted(set(model) - known):
         raise InputError(
             f"model has {name!r}; expected one of {', '.join(sorted(known))} or encoder_variant"
@@ -72,7 +72,6 @@ def read_plan(config: DictConfig, trusted: Collection[str] = ()) -> Plan:
         **model,
         pool=None if config.get("pool") is None else _make(config.pool, "pool", trusted),
         representation_pool=_make(config.representation_pool, "representation_pool", trusted),
-        lenders=_make(config.lenders, "lenders", trusted),
         likelihood=(
             None
             if config.get("likelihood") is None
@@ -80,7 +79,7 @@ def read_plan(config: DictConfig, trusted: Collection[str] = ()) -> Plan:
         ),
     )
     if "validation" in config.data and config.data.validation is None:  # of a table
-        config.data.validation = 0 if settings.takes_no_gradient((1,), named=True) else 0.2
+        config.data.validation = 0 if settings.trains_no_encoder((1,), named=True) else 0.2
     splits = _make(config.data, "data", trusted)
     if not isinstance(splits, TaskSplits):
         raise InputError(

@@ -212,12 +212,13 @@ def _points(run: FinishedRun) -> tuple[str, ...]:
 
 
 def _recursion(run: FinishedRun) -> tuple[str, ...]:
-    if run.setting("lenders") != "Recursive":
+    moved_by_gradients = run.model["settings"].get("classifier") in ("mean_field", "amortised")
+    if not moved_by_gradients or run.setting("pool") == "Standard":
         return ()
     return (
-        "The lenders are recursive: what a task lends comes back to it through the others, the "
-        "same evidence is counted again and again, and intervals come out too narrow. "
-        "lenders=anchored counts it once.",
+        "Tasks lend each other their posteriors: what a task lends comes back to it through the "
+        "others, the same evidence is counted again and again, and intervals come out too narrow. "
+        "Weights in closed form (model.classifier=conjugate) count it once.",
     )
 
 

@@ -71,7 +71,7 @@ def _named(value: Any, key: str) -> Iterator[str]:
     elif isinstance(value, list):
         for one in value:
             yield from _named(one, key)
-    elif key.split(".")[-1] in (_TARGET, *_NETWORKS) or key in ("path", "lenders.path"):
+    elif key.split(".")[-1] in (_TARGET, *_NETWORKS) or key == "path":
         yield str(value)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.types import _size
 
-from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.likelihoods import Likelihood
@@ -269,14 +268,8 @@ class _Gates(dist.Bernoulli):
 class FeedbackBorrowing(Borrowing):
     """The gates of feedback, whose chances are those of the weights' posterior."""
 
-    def bind(self, weights: nn.Module) -> None:
-        """Say whose gates these are."""
-        assert isinstance(weights, FeedbackWeights)
-        self._weights = (weights,)  # in a tuple: not a submodule
-
-    def _add_slots(self) -> None:
-        super()._add_slots()
-        del self.logits
+    learns = False
+    _weights: tuple[FeedbackWeights]
 
     def relatedness_posterior(self) -> dist.TorchDistribution:
         """Independent Bernoulli gates, batch shape ``[T, 1]``, event shape ``[L]``."""
@@ -289,6 +282,3 @@ class FeedbackBorrowing(Borrowing):
 
     def probabilities(self) -> Tensor:
         return self._weights[0].open
-
-    def update(self, lenders: Gaussians | None, *args: Any, **kwargs: Any) -> None:
-        """Nothing: gates move with the weights."""

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from operator import index
 from typing import Any, ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
 from pyro.ops.stats import effective_sample_size
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_vmtl.data import Batch
-from pyro_vmtl.distributions import Gaussians, Relatives
+from pyro_vmtl.distributions import Relatives
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
-from pyro_vmtl.model.likelihoods import Likelihood, with_bias
+from pyro_vmtl.model.likelihoods import Likelihood
 from pyro_vmtl.model.pools import Kind, Pool
-from pyro_vmtl.model.posteriors import WeightsPosterior
 from pyro_vmtl.model.priors.conditionals import averaged, cavity, posterior, product
 from pyro_vmtl.model.priors.gibbs import (
     Evidence,
@@ -33,22 +29,20 @@ from pyro_vmtl.model.priors.gibbs import (
     sweep,
 )
 from pyro_vmtl.model.priors.partitions import canonical, chance_together
+from pyro_vmtl.model.priors.sites import ConjugateWeights
 
 __all__ = ["Nested", "NestedBorrowing", "NestedWeights"]
 
 Deviation = Literal["none", "intercept", "shared", "features", "fixed"]
 
 _CHAINS = 8
-_SWEEPS = 3  # in an update; the draws of the last two give the moments
-_EVERY = 10  # iterations between two updates, where an encoder learns; one sweep each
+_SWEEPS = 3  # in an update; the draws of the last two give the moments; beside an encoder one
 _BURN_IN = 10  # sweeps of the last look that are thrown away
 _ROUND = 50  # sweeps between two looks at how many effective draws there are
 _ROUNDS = 16
 _KEPT = 200  # draws, all chains together
 EFFECTIVE_DRAWS = 200
 """Effective draws of predictive means that the last look aims at; fewer are warned of."""
-
-_MOST_ENTRIES = 2**26  # of all precisions, 512 MiB
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(State))
 
@@ -188,11 +182,10 @@ class Nested(Pool):
         )
 
 
-class NestedWeights(WeightsPosterior):
+class NestedWeights(ConjugateWeights):
     """q(w_t) under the nested prior: sites of the tasks' data times what the other tasks say.
 
-    Its state moves in :meth:`update` alone, by conjugate steps towards the likelihood's factors
-    (:meth:`pyro_vmtl.model.Likelihood.sites`) and Gibbs sweeps; nothing in it takes a gradient.
+    Partitions and scales move by Gibbs sweeps, with the weights integrated out.
 
     :param pool: which parts the prior has.
     :param num_tasks: T.
@@ -200,29 +193,15 @@ class NestedWeights(WeightsPosterior):
     :param latent_dim: d_z.
     :param bias: whether the weights have a bias as their last column.
     :param named: whether inputs are named features.
-    :param learns: whether an encoder learns beside: then every tenth iteration moves them.
-    :param rate: the least by which a step moves the sites: the k-th moves them by 6 / k, at most
-        .7, until that is less. None, .1, and .2 where an encoder learns: it moves between two
-        steps, so that old sites must be left.
+    :param learns: whether an encoder learns beside.
+    :param rate: see :class:`ConjugateWeights`.
     :raises InputError: if Lambda takes more than 512 MiB.
 
-    :cvar shares_weights: whether what tasks lend each other is evidence about weights, so that a
-        task or a row joins and leaves by linear algebra.
-    :ivar precision: Lambda of every task's site, ``[T, K, q, q]`` float64; ``shift``: h.
-    :ivar loc: mean of q(w), averaged over the latest draws, ``[T, K, q]`` float64;
-        ``covariance``: ``[T, K, q, q]``. Likewise.
+    :ivar loc: mean of q(w), averaged over the latest draws; ``covariance``: likewise.
     """
 
-    is_conjugate = True
     shares_weights: ClassVar[bool] = True
-    precision: Tensor
-    shift: Tensor
-    counts: Tensor
-    squares: Tensor
-    loc: Tensor
-    covariance: Tensor
-    steps: Tensor
-    seed: Tensor
+    pool: Nested
     effective: Tensor
 
     def __init__(
@@ -236,36 +215,11 @@ class NestedWeights(WeightsPosterior):
         learns: bool = False,
         rate: float | None = None,
     ) -> None:
-        super().__init__()
-        rows, columns = likelihood.num_outputs, latent_dim + int(bias)
-        if num_tasks * rows * columns**2 > _MOST_ENTRIES:
-            most = math.isqrt(_MOST_ENTRIES // (num_tasks * rows)) - int(bias)
-            raise InputError(
-                f"the pool is Nested, with {latent_dim} representations, {num_tasks} tasks and "
-                f"{rows} rows of weights for each; expected at most {most} representations, as of "
-                f"PrincipalComponents(latent_dim={most})"
-            )
-        self.pool = pool
-        self.num_tasks = num_tasks
-        self.event_shape = torch.Size([rows, columns])
-        self.every = _EVERY if learns else 1
+        super().__init__(pool, num_tasks, likelihood, latent_dim, bias, learns, rate)
         self._asked: tuple[Tensor | None, ...] = ()
         self._versions: list[int] = []
-        self.rate = (0.2 if learns else 0.1) if rate is None else rate
-        self.infers_noise = likelihood.has_noise
+        rows, columns = self.event_shape
         self._prior = pool.hyperpriors(rows, columns, bias, named, num_tasks)
-        shape = (num_tasks, rows, columns)
-        zeros = torch.zeros(*shape, dtype=torch.float64)
-        eye = torch.eye(columns, dtype=torch.float64).expand(*shape, columns)
-        self.register_buffer("precision", torch.zeros_like(eye))
-        self.register_buffer("shift", zeros.clone())
-        self.register_buffer("counts", zeros[:, :, 0].clone())
-        self.register_buffer("squares", zeros.new_zeros(num_tasks, self.event_shape[0]))
-        self.register_buffer("loc", zeros.clone())
-        self.register_buffer("covariance", 0.3 * eye)
-        self.register_buffer("steps", torch.tensor(0))
-        # A stream of noise of its own, from the seed that the caller has set.
-        self.register_buffer("seed", torch.randint(2**31, ()))
         self.register_buffer("effective", torch.tensor(0.0))
         self.register_buffer("groups", self._prior.groups, persistent=False)
         self.register_buffer("is_bias", self._prior.is_bias, persistent=False)
@@ -297,12 +251,6 @@ class NestedWeights(WeightsPosterior):
         )
 
     @property
-    def evidence(self) -> Evidence:
-        """The sites of all tasks."""
-        squares = self.squares if self.infers_noise else None
-        return Evidence(self.precision, self.shift, self.counts, squares)
-
-    @property
     def draws(self) -> State:
         """The draws of partition and scales that are kept."""
         return State(**{name: getattr(self, f"draw_{name}") for name in _FIELDS})
@@ -313,11 +261,6 @@ class NestedWeights(WeightsPosterior):
         return State(**{name: getattr(self, f"chain_{name}") for name in _FIELDS})
 
     # Distributions
-
-    def gaussians(self) -> Gaussians:
-        scale = self.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-        shape = (self.num_tasks, *self.event_shape)
-        return Gaussians(self.loc.view(shape).float(), scale.view(shape).float())
 
     def relatedness(self) -> dist.TorchDistribution:
         """The partitions drawn, as rows of relatives: the law of model and guide."""
@@ -347,8 +290,10 @@ class NestedWeights(WeightsPosterior):
         return self._normal(Moments(prior.loc.unsqueeze(-3), prior.covariance.unsqueeze(-4)))
 
     def by_draw(self) -> Moments:
-        """q(w) given each of the draws that are kept, ``[S, T, K, q]``."""
         return posterior(self.evidence, self.prior, self.draws)
+
+    def noise_by_draw(self) -> Tensor:
+        return self.draws.noise
 
     def _normal(self, moments: Moments) -> dist.TorchDistribution:
         """Gaussians ``[*batch, K, q]`` as a distribution with the event shape ``[K, q]``."""
@@ -399,30 +344,6 @@ class NestedWeights(WeightsPosterior):
         return State(**values), shape
 
     # What moves
-
-    def is_due(self) -> bool:
-        """Whether this iteration has an update; beside an encoder that learns, few have."""
-        return self.loc.is_meta or int(self.steps) % self.every == 0
-
-    @torch.no_grad()
-    def update(
-        self,
-        batch: Batch,
-        representations: dist.TorchDistribution,
-        likelihood: Likelihood,
-        last: bool = False,
-    ) -> None:
-        """One conjugate step of the sites, and some sweeps over partitions and scales.
-
-        :param batch: with a scale that makes it stand for all data.
-        :param representations: q(z | x) of its samples.
-        :param likelihood: gives the sites; the noise of a regression is handed on to it.
-        :param last: whether to draw as many partitions and scales as are kept.
-        """
-        if self.loc.is_meta:
-            return  # there is nothing to see
-        self._step(batch, representations, likelihood)
-        self.look(likelihood, last)
 
     @torch.no_grad()
     def look(self, likelihood: Likelihood, last: bool = False) -> None:
@@ -492,83 +413,6 @@ class NestedWeights(WeightsPosterior):
             getattr(self, name).copy_(getattr(like, name))
         self._take_draws(chains, draws, likelihood)
 
-    def _step(
-        self, batch: Batch, representations: dist.TorchDistribution, likelihood: Likelihood
-    ) -> None:
-        step = int(self.steps) // self.every
-        exact = step == 0 or likelihood.sites_are_exact
-        rate = 1.0 if exact else max(self.rate, min(0.7, 6 / step))
-        # Before the first step the posterior says nothing that parameters could be fitted to.
-        own_rate = rate if step else 0.0
-        self.move(self.seen(batch, representations, likelihood, own_rate), rate)
-
-    @contextlib.contextmanager
-    def own_noise(self) -> Iterator[None]:
-        """A stream of noise of the present step's own: the caller's is left as it was."""
-        device = self.seed.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            if not self.seed.is_meta:
-                torch.manual_seed(int(self.seed) + int(self.steps))
-            yield
-
-    @torch.no_grad()
-    def seen(
-        self,
-        batch: Batch,
-        representations: dist.TorchDistribution,
-        likelihood: Likelihood,
-        rate: float = 0.0,
-    ) -> Evidence:
-        """What the rows say of the weights at their present posterior: sites, not yet damped.
-
-        :param batch: with a scale that makes it stand for all data.
-        :param representations: q(z | x) of its samples.
-        :param likelihood: gives the sites.
-        :param rate: the share of the way that its own parameters first go to where these rows have
-            them.
-        """
-        # One z, where it is a function of x; else the sites are averaged over some draws of it.
-        count = 1 if isinstance(representations, dist.Delta) else 4
-        with self.own_noise():
-            draws = [representations.sample() for _ in range(count)]
-        precision, shift = torch.zeros_like(self.precision), torch.zeros_like(self.shift)
-        weight = batch.weight
-        targets = likelihood.standardised(likelihood.filled(batch))
-        for number, drawn in enumerate(draws):
-            features = with_bias(drawn.double(), self.event_shape[-1])
-            loc, variance = self.predictor(features, self.loc[None], self.covariance[None])
-            if rate and not number:
-                likelihood.update(loc[0], variance[0], targets, weight, rate)
-            sites = likelihood.sites if int(self.steps) else likelihood.first_sites
-            g, r = sites(loc[0], variance[0], targets)
-            g, r = weight * g / count, weight * r / count
-            seen = torch.einsum("tbk,tbi,tbj->tkij", r, features, features)
-            precision += seen
-            shift += g.mT @ features
-            shift += (seen @ self.loc.unsqueeze(-1)).squeeze(-1)
-        squares = (weight * targets.square()).sum(1) if self.infers_noise else None
-        return Evidence(precision, shift, weight.sum(1).expand_as(self.counts), squares)
-
-    @torch.no_grad()
-    def move(self, evidence: Evidence, rate: float) -> None:
-        """Let the sites go a share of the way to these."""
-        self.precision.lerp_(evidence.precision, rate)
-        self.shift.lerp_(evidence.shift, rate)
-        self.counts.lerp_(evidence.counts, rate)
-        if evidence.squares is not None:
-            self.squares.lerp_(evidence.squares, rate)
-
-    def predictor(self, features: Tensor, loc: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of eta = w phi, ``[S, T, B, K]`` each.
-
-        :param features: phi, ``[T, B, q]`` or one for each draw, ``[S, T, B, q]``, the bias's 1
-            included.
-        :param loc: ``[S, T, K, q]``; ``covariance``: ``[S, T, K, q, q]``.
-        """
-        wide = features.unsqueeze(-3)  # [..., T, 1, B, q]
-        variance = ((wide @ covariance) * wide).sum(-1).mT  # [S, T, B, K]
-        return features @ loc.mT, variance.clamp_min(0)
-
     def _effective(self, kept: list[State], means: list[Tensor]) -> float:
         """How many of the draws of chains side by side are effective, of pairs and mean weights.
 
@@ -607,14 +451,11 @@ class NestedBorrowing(Borrowing):
 
     pool: Nested
 
-    def bind(self, weights: nn.Module) -> None:
-        """Say whose draws these are."""
-        assert isinstance(weights, NestedWeights)
-        self._weights = (weights,)  # in a tuple: not a submodule
+    learns = False
+    _weights: tuple[NestedWeights]
 
     def _add_slots(self) -> None:
         super()._add_slots()
-        del self.logits
         self.empirical_bayes = True  # the same draws in model and guide: the site is masked
 
     @property
@@ -649,9 +490,6 @@ class NestedBorrowing(Borrowing):
     def chance_before_data(self) -> float:
         """The chance that two tasks share a cluster, before any data."""
         return chance_together(self.num_tasks, self.pool.gamma, self.pool.expected)
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the draws move with the weights."""
 
 
 def _copy(state: State) -> State:
