@@ -30,7 +30,7 @@ from pyro.infer import TraceMeanField_ELBO
 from scipy.stats import binom, kstest, norm
 
 import pyro_vmtl as pv
-from pyro_vmtl.model import VMTL, assemble
+from pyro_vmtl.model import VMTL, ConjugateWeights, assemble
 
 Array = npt.NDArray[np.float64]
 
@@ -41,10 +41,10 @@ DESIGNS = ("orthogonal", "correlated")
 
 POOLS: dict[str, Callable[[], pv.Pool]] = {
     "standard": pv.Standard,
-    "clustered, known": lambda: pv.Clustered(known=TRUTH.tolist()),
-    "clustered": pv.Clustered,
-    "power, anchored": lambda: pv.Power(spread="scalar"),
-    "mixture, anchored": lambda: pv.Mixture(base=True, spread="scalar"),
+    "nested, known": lambda: pv.Nested(known=TRUTH.tolist(), deviation="shared"),
+    "nested": lambda: pv.Nested(deviation="shared"),
+    "power": lambda: pv.Power(spread="scalar"),
+    "mixture": lambda: pv.Mixture(base=True, spread="scalar"),
     "mixture, recursive": pv.Mixture,
 }
 EXACT = ("exact, single-task", "exact, multi-task")
@@ -87,39 +87,51 @@ def exact(x: Array, y: Array, shared: bool) -> tuple[Array, Array]:
 def fitted(x: Array, y: Array, method: str, steps: int, seed: int) -> tuple[Array, Array]:
     """Means and standard deviations of a variational posterior of every weight, ``[T, P]``."""
     pyro.set_rng_seed(seed)
-    lenders = pv.Recursive if "recursive" in method else pv.Anchored
-    settings = pv.Settings(
-        pv.Identity(), POOLS[method](), lenders=lenders, bias=False, initial_noise=NOISE
-    )
+    classifier = "mean_field" if "recursive" in method else None
+    settings = pv.Settings(pv.Identity(), POOLS[method](), classifier=classifier, bias=False)
     vmtl = assemble(settings, TASKS, 1, (WEIGHTS,), is_classification=False)
-    for name, parameter in vmtl.named_parameters():
-        parameter.requires_grad_("noise" not in name)  # it is known
     shape = (TASKS, SAMPLES)
     batch = pv.Batch(
-        torch.from_numpy(x).float(),
-        torch.from_numpy(y).float(),
+        torch.from_numpy(x / NOISE).float(),
+        torch.from_numpy(y / NOISE).float(),
         torch.ones(shape, dtype=torch.bool),
         torch.ones(shape),
         torch.arange(TASKS * SAMPLES).reshape(shape),
     )
+    # Divided by it, data have a noise of 1, which is known.
+    if isinstance(vmtl.classifier, ConjugateWeights):
+        vmtl.classifier.infers_noise = False
+        for name, buffer in vmtl.classifier.named_buffers():
+            if name in ("noise", "chain_noise", "draw_noise"):
+                buffer.fill_(1.0)
+        vmtl.likelihood.take_noise(torch.ones(TASKS, 1))
+    else:
+        noise = vmtl.likelihood.get_parameter("raw_noise").requires_grad_(False)
+        noise.fill_(math.log(math.e - 1))
     train(vmtl, batch, steps)
     loc, scale = vmtl.classifier.gaussians()
     return loc.detach().squeeze(1).double().numpy(), scale.detach().squeeze(1).double().numpy()
 
 
 def train(vmtl: VMTL, batch: pv.Batch, steps: int) -> None:
-    """Adam at KL weight 1, its rate decaying until the noise of the gradients is gone."""
+    """Adam at KL weight 1, its rate decaying until the noise of the gradients is gone.
+
+    Where nothing takes a gradient, weights in closed form are found by two updates.
+    """
     start, end = 0.05, 0.001
     learned = [p for p in vmtl.parameters() if p.requires_grad]
+    if not learned:
+        vmtl.update(batch)
+        vmtl.update(batch, last=True)
+        return
     optimizer = torch.optim.Adam(learned, lr=start)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, (end / start) ** (1 / steps))
     elbo = TraceMeanField_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=2)
-    for _ in range(steps):
+    for step in range(steps):
         optimizer.zero_grad()
-        for program in vmtl.programs():
-            elbo.differentiable_loss(program.model, program.guide, batch).backward()
+        elbo.differentiable_loss(vmtl.model, vmtl.guide, batch).backward()
         optimizer.step()
-        vmtl.update(batch)
+        vmtl.update(batch, last=step == steps - 1)
         decay.step()
 
 

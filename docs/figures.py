@@ -74,8 +74,8 @@ from pyro_vmtl.inspection import (
 FOLDER = Path(__file__).parent / "figures"
 MOST_BYTES = 150_000
 
-# No encoder and no bias, as in the generator of the tasks, so KL weight 1, Bayes' rule.
-TRAINING = pv.TrainingSettings(
+# Of the paper's recursion without encoder and bias, as in the generator of the tasks: Bayes' rule.
+RECURSION = pv.TrainingSettings(
     epochs=30,
     steps_per_epoch=50,
     learning_rate=pv.Decay(0.03, 0.003),
@@ -116,50 +116,56 @@ def tasks_in_clusters(samples: int = 40) -> pv.TaskSplits:
 
 
 @cache
-def clustered(
+def in_clusters(
     pool: pv.Pool, seed: int = 0, samples: int = 40
-) -> tuple[pv.FittedVMTL, pv.TaskSplits, Snapshots]:
-    """A fit to tasks in hidden clusters, watched while it is trained."""
+) -> tuple[pv.FittedVMTL, pv.TaskSplits]:
+    """A fit to tasks in hidden clusters."""
     splits = tasks_in_clusters(samples)
+    structure = pv.Settings(encoder=pv.Identity(), bias=False, pool=pool)
+    return pv.fit(splits.train, settings=structure, seed=seed, log_warnings=False), splits
+
+
+@cache
+def two_codes() -> tuple[pv.FittedVMTL, pv.TaskSplits, Snapshots]:
+    """A fit with a learned encoder, watched while it is trained: images under two codes."""
+    splits = pv.relabelled_digits(shots=3, seed=0)
     snapshots = Snapshots(splits.train.names)
-    structure = pv.Settings(encoder=pv.Identity(), bias=False, pool=pool, lenders=pv.Anchored)
-    fitted = pv.fit(
-        splits.train, splits.validation, structure, TRAINING, seed=seed, callbacks=[snapshots]
-    )
+    fitted = pv.fit(splits.train, splits.validation, callbacks=[snapshots])
     return fitted, splits, snapshots
 
 
-CLUSTERED = pv.Clustered()
+NESTED = pv.Nested()
 MIXTURE = pv.Mixture(base=True, spread="scalar")
 
 
 def relatedness() -> None:
     """Who belongs with whom, who borrows from whom, and how sure that is."""
-    fitted, splits, snapshots = clustered(CLUSTERED)
+    fitted, splits = in_clusters(NESTED)
     truth = splits.train.truth
     assert truth is not None
     table = pv.relatedness(fitted)
     show("first rows of the table", table.head(3).round(3).to_string(index=False))
     for samples in (40, 200):
-        of_outlier = pv.relatedness(clustered(CLUSTERED, 0, samples)[0])
+        of_outlier = pv.relatedness(in_clusters(NESTED, 0, samples)[0])
         of_outlier = of_outlier[of_outlier["task"] == "task 11"].set_index("other")["probability"]
         show(f"the outlier, {samples} samples", of_outlier.round(2).to_dict())
     save("relatedness_heat_map", plot_relatedness(table, truth=truth))
     save("relatedness_dendrogram", plot_dendrogram(table, truth=truth))
     save("relatedness_graph", plot_relatedness_graph(table, truth=truth))
     save("relatedness_roc", plot_relatedness_roc(table, truth))
-    kept = kept_epoch(fitted.history)
+    trained, _, snapshots = two_codes()
+    kept = kept_epoch(trained.history)
     assert kept is not None
     save(
         "relatedness_over_time",
         plot_relatedness_over_time(snapshots.relatedness(), kept=float(kept)),
     )
-    mixed, _, _ = clustered(MIXTURE)
+    mixed, _ = in_clusters(MIXTURE)
     weights = pv.relatedness(mixed)
     save("relatedness_intervals", plot_intervals(weights, task="task 0"))
     save("relatedness_responsibilities", plot_responsibilities(weights, task="task 0"))
-    for name, pool in (("clustered", CLUSTERED), ("mixture", MIXTURE)):
-        tables = {seed: pv.relatedness(clustered(pool, seed)[0]) for seed in range(3)}
+    for name, pool in (("nested", NESTED), ("mixture", MIXTURE)):
+        tables = {seed: pv.relatedness(in_clusters(pool, seed)[0]) for seed in range(3)}
         stability = relatedness_stability(tables)
         areas = [relatedness_auc(one, truth) for one in tables.values()]
         show(f"{name}: AUC of each seed", np.round(areas, 3))
@@ -173,9 +179,8 @@ def relatedness() -> None:
 
 def _regression() -> tuple[pv.FittedVMTL, pv.TaskSplits]:
     splits = pv.clusters(6, 2, samples=12, dimensions=8, kind="regression", seed=0)
-    training = TRAINING
-    structure = pv.Settings(encoder=pv.Identity(), bias=False, pool=CLUSTERED, lenders=pv.Anchored)
-    return pv.fit(splits.train, splits.validation, structure, training), splits
+    structure = pv.Settings(encoder=pv.Identity(), bias=False)
+    return pv.fit(splits.train, splits.validation, structure), splits
 
 
 def _lines() -> pv.Predictions:
@@ -188,8 +193,7 @@ def _lines() -> pv.Predictions:
         y = slope * x[:, 0] + shift + 0.5 * generator.normal(size=6).astype(np.float32)
         data[f"line {number}"] = (x, y.astype(np.float32))
     tasks = pv.TaskSet.from_arrays(data)
-    structure = pv.Settings(encoder=pv.Identity(), pool=CLUSTERED, lenders=pv.Anchored)
-    fitted = pv.fit(tasks, None, structure, TRAINING)
+    fitted = pv.fit(tasks, None, pv.Settings(encoder=pv.Identity()))
     grid = np.linspace(-3, 3, 61, dtype=np.float32)[:, None]
     asked = {
         name: (np.concatenate([x, grid]), np.append(y, np.full(61, np.nan)))
@@ -262,7 +266,7 @@ def uncertainty() -> None:
 
 def training() -> None:
     """The ELBO and its parts, schedules, scales, and what each task pays."""
-    fitted, _, snapshots = clustered(CLUSTERED)
+    fitted, _, snapshots = two_codes()
     ax = panels(2)
     plot_elbo(fitted.history, ax[0])
     plot_schedules(fitted.history, ax[1])
@@ -273,26 +277,28 @@ def training() -> None:
     save("training_kl_per_task", ax)
 
     splits = tasks_in_clusters()
-    recursive = pv.Settings(
-        encoder=pv.Identity(), bias=False, pool=pv.Mixture(), lenders=pv.Recursive
-    )
-    paper = pv.fit(splits.train, splits.validation, recursive, TRAINING)
+    histories = {}
+    for name, classifier in (("closed form", None), ("recursive", "mean_field")):
+        structure = pv.Settings(
+            encoder=pv.Identity(),
+            bias=False,
+            pool=pv.Mixture(),
+            classifier=classifier,  # type: ignore[arg-type]
+        )
+        training = None if classifier is None else RECURSION
+        one = pv.fit(splits.train, splits.validation, structure, training, log_warnings=False)
+        histories[name] = one.history
     ax = panels(2)
-    for one, history, name in zip(
-        ax, (fitted.history, paper.history), ("anchored", "recursive"), strict=True
-    ):
-        plot_scales(history, one)
-        one.set_title(f"{name} lenders", fontsize=10)
-        one.set_yscale("log")
-        one.set_ylim(0.003, 2)
+    for axes, (name, history) in zip(ax, histories.items(), strict=True):
+        plot_scales(history, axes)
+        axes.set_title(f"mixture, {name}", fontsize=10)
+        axes.set_yscale("log")
+        axes.set_ylim(0.003, 2)
     save("training_scales", ax)
     columns = ["weights_evidence", "weights_drift", "validation_nll"]
-    last = {
-        name: history[columns].iloc[-1]
-        for name, history in (("anchored", fitted.history), ("recursive", paper.history))
-    }
+    last = {name: history.reindex(columns=columns).iloc[-1] for name, history in histories.items()}
     show("diagnostics after the last epoch", pd.DataFrame(last).round(3).to_string())
-    show("warnings, recursive", "\n".join(paper.warnings))
+    show("warnings, recursive", "\n".join(one.warnings))
 
 
 def report() -> None:
@@ -305,8 +311,7 @@ def report() -> None:
         command = [
             *(sys.executable, "-m", "pyro_vmtl.train", "data=clusters", "data.samples=40"),
             *("data.outliers=1", "data.num_clusters=3", "model=identity", "model.bias=false"),
-            *("trainer.kl_weights.value=1", "trainer.learning_rate.value=0.02"),
-            *("trainer.epochs=30", "trainer.patience=null", "trainer.progress_bar=false"),
+            "trainer.progress_bar=false",
             *("temperature_scaling=true", f"run_dir={run}", "trainer.tensorboard=false"),
         ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -329,7 +334,7 @@ def arviz() -> None:
     """How far a task's weights are from those of the others, from the exported draws."""
     import arviz as az
 
-    fitted, splits, _ = clustered(CLUSTERED)
+    fitted, splits = in_clusters(NESTED)
     data = pv.to_inference_data(fitted, splits.test)
     show("groups and variables", _contents(data))
     distances = group(data, "posterior")["task_distances"]
@@ -355,17 +360,9 @@ def _contents(data: Any) -> str:
     return "\n".join(lines)
 
 
-@cache
-def nested() -> tuple[pv.FittedVMTL, pv.TaskSplits]:
-    """The nested prior on the twelve tasks of the page on relatedness."""
-    splits = tasks_in_clusters()
-    structure = pv.Settings(encoder=pv.Identity(), bias=False)
-    return pv.fit(splits.train, settings=structure, log_warnings=False), splits
-
-
 def influence() -> None:
     """Who gains from whom, by two measures, beside the learned relatedness."""
-    fitted, splits = nested()
+    fitted, splits = in_clusters(NESTED)
     truth = splits.train.truth
     assert truth is not None
     learned = pv.relatedness(fitted)
@@ -383,7 +380,7 @@ def influence() -> None:
 
 def grouping() -> None:
     """Groups of tasks, what they gain by their number, and how far pairs tell of sets."""
-    fitted, splits = nested()
+    fitted, splits = in_clusters(NESTED)
     table = pv.influence(fitted, splits.train, kinds=["alone"])
     best = pv.group_tasks(table)
     show("the best groups", best.round(3).to_string(index=False))

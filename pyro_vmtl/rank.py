@@ -94,7 +94,7 @@ def _plans(pools: list[str], overrides: list[str]) -> tuple[dict[str, Plan], int
 def _table(ranking: pd.DataFrame) -> Table:
     table = Table("rank", title="Held-out data, all tasks")
     table.add_column("prior", no_wrap=True)
-    headers = ("log density", "per sample", "difference", "± s.e.", "within noise", "LOO")
+    headers = ("log\ndensity", "per\nsample", "difference", "± s.e.", "within\nnoise", "LOO")
     for header in headers:
         table.add_column(header, justify="right")
     for _, row in ranking[ranking["task"] == ALL_TASKS].iterrows():

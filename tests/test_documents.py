@@ -81,17 +81,6 @@ def test_the_table_of_calibration_is_that_of_its_results() -> None:
         assert row in said, row
 
 
-def test_the_table_of_ways_to_choose_clusters_is_that_of_its_results() -> None:
-    page = (ROOT / "docs" / "honesty.md").read_text()
-    said = set(
-        _benchmark("partitions").summary(pd.read_csv(RESULTS / "partitions.csv")).split("\n")
-    )
-    rows = [line for line in page.splitlines() if re.match(r"\| (12|40) \|", line)]
-    assert len(rows) == 14
-    for row in rows:
-        assert row in said, row
-
-
 def test_the_table_of_representations_is_that_of_its_results() -> None:
     page = (ROOT / "docs" / "honesty.md").read_text().partition("## Representations")[2]
     tables = (RESULTS / "representations" / "tables.md").read_text().replace("\\", "")

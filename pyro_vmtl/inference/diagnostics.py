@@ -27,8 +27,8 @@ EVIDENCE_THRESHOLD = 3.0
 
 More than once is more than there is; the margin is for standard deviations that start small and
 have not grown to their size yet. In the fits of the built-in table, which counts warnings
-(benchmarks/results/table/tables.md), recursive lenders alone pass it, and not all: tempered,
-or stopped early, the recursion has had little time.
+(benchmarks/results/table/tables.md), only tasks that lend each other their posteriors pass it, and
+not all: tempered, or stopped early, the recursion has had little time.
 """
 
 DRIFT_THRESHOLD = 2.0
@@ -142,7 +142,7 @@ def explain(numbers: dict[str, float], vmtl: VMTL | None = None) -> list[str]:
                 f"{_why_narrow(vmtl, site, start)}"
             )
     drift = numbers.get("weights_drift", 0.0)
-    # Weights in closed form have a prior whose scales are inferred, and no KL weight to raise.
+    # Weights in closed form have no KL weight to raise, nor need Nested's be of order 1.
     if drift > DRIFT_THRESHOLD and not (vmtl is not None and vmtl.classifier.is_conjugate):
         sentences.append(
             f"The weights have drifted: their root mean square is {drift:.1f} standard deviations "
@@ -160,7 +160,7 @@ def explain(numbers: dict[str, float], vmtl: VMTL | None = None) -> list[str]:
             "(model=bayesian_linear)."
         )
     for site in SITES:
-        sentences += _explain_relatedness(site, numbers)
+        sentences += _explain_relatedness(site, numbers, vmtl)
     return sentences
 
 
@@ -177,8 +177,10 @@ def _why_narrow(vmtl: VMTL | None, site: str, start: str) -> str:
     return f"Nobody lends, so {scales}"
 
 
-def _explain_relatedness(site: str, numbers: dict[str, float]) -> list[str]:
+def _explain_relatedness(site: str, numbers: dict[str, float], vmtl: VMTL | None) -> list[str]:
     instead = ", or infer clusters instead (pool=nested)" if site == "weights" else ""
+    untempered = site == "weights" and vmtl is not None and vmtl.classifier.is_conjugate
+    kl = "" if untempered else f" or trainer.kl_{site}.value"
     sentences = []
     learned = numbers.get(f"relatedness_{site}_information", math.inf)
     if learned < UNIFORMITY_THRESHOLD:
@@ -186,8 +188,7 @@ def _explain_relatedness(site: str, numbers: dict[str, float]) -> list[str]:
             f"The relatedness of the {site} is where it started ({learned:.4f} nats away, under "
             f"{UNIFORMITY_THRESHOLD}): nothing told one task from another, so do not read the "
             "table of relatedness. Either the tasks are not related, or it had no time to learn: "
-            "train longer (trainer.epochs), raise trainer.learning_rate.value or "
-            f"trainer.kl_{site}.value{instead}."
+            f"train longer (trainer.epochs), raise trainer.learning_rate.value{kl}{instead}."
         )
     softness = numbers.get(f"relatedness_{site}_softness", math.inf)
     if softness < SOFTNESS_THRESHOLD:

@@ -419,7 +419,7 @@ def fit(
                 log_warnings=log_warnings,
                 seed=seed,
                 notes=notes,
-                choose=is_new and settings.likelihood is None,
+                choose=is_new and settings.likelihood is None and _leaves_rows_out(vmtl),
             )
         _run(trainer, module, batches, resume)
         if validation is not None:
@@ -491,6 +491,11 @@ def _without_gradients(
         if on_epoch is not None:
             on_epoch(history)
     return _fitted(vmtl, tasks, settings, history, on_cpu, [], log_warnings, (note,))
+
+
+def _leaves_rows_out(vmtl: VMTL) -> bool:
+    """Whether a row leaves the weights by linear algebra: by such rows likelihoods are compared."""
+    return isinstance(vmtl.classifier, ConjugateWeights) and vmtl.classifier.shares_weights
 
 
 def _update(
@@ -575,7 +580,8 @@ def _kept_early(module: TrainingModule) -> list[str]:
 def _unchecked_noise(vmtl: VMTL) -> list[str]:
     """A sentence where noise is inferred beside an encoder that has seen the same targets."""
     weights = vmtl.classifier
-    if not (isinstance(weights, ConjugateWeights) and weights.infers_noise):
+    learns = any(parameter.requires_grad for parameter in vmtl.encoder.parameters())
+    if not (learns and isinstance(weights, ConjugateWeights) and weights.infers_noise):
         return []
     return [
         "The noise of the targets is inferred from samples that the encoder was trained on, and no "

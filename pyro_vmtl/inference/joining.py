@@ -179,5 +179,6 @@ def resized(vmtl: VMTL, settings: Settings, num_tasks: int, input_shape: tuple[i
         known = ours.get(name)
         if known is not None and known.shape == value.shape and not name.startswith("classifier."):
             value.copy_(known)
+    out.set_extra_state(vmtl.get_extra_state())
     out.tempering.update(vmtl.tempering)
     return out.eval()

@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_vmtl.data import Batch, TaskBatches, TaskSet
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.diagnostics import diagnose
-from pyro_vmtl.inference.elbo import elbo_parts, task_losses
+from pyro_vmtl.inference.elbo import ELBOParts, elbo_parts, task_losses
 from pyro_vmtl.inference.loss_weighting import LossRule, LossWeighting, loss_weighting
 from pyro_vmtl.inference.predict import predict
 from pyro_vmtl.inference.processes import noise_seed
@@ -35,9 +35,10 @@ __all__ = ["EPOCHS", "TrainingModule", "TrainingSettings"]
 EPOCHS = 40
 """Of a fit in which gradients learn the weights, where nobody says."""
 
-# Beside weights in closed form gradients have an encoder to learn, or the relatedness alone.
+# Beside weights in closed form gradients have an encoder to learn, and the relatedness of pools
+# that weigh lenders, whose logits have far to go.
 _CLOSED_FORM: dict[str, Any] = {"epochs": 15, "learning_rate": Ramp(0.005, 0.0005)}
-_OF_RELATEDNESS = Constant(0.01)
+_RELATEDNESS_RATE = 4.0
 _LEFT_OPEN = ("epochs", "learning_rate", "kl_representations")
 # Weights of classes are 0 at first, and so is all gradient of the encoder but that of a KL: be it
 # ever so small, Adam would take representations to their prior. Of numbers the KL keeps the encoder
@@ -63,8 +64,9 @@ class TrainingSettings:
     :ivar batch_size: samples per task and step; None, all.
     :ivar per_class: samples per task, class and step: class-balanced batches. A regression has no
         classes and passes it over.
-    :ivar learning_rate: of Adam, as a schedule; None, beside weights in closed form a straight line
-        from .005 to .0005, or .01 where the relatedness alone learns, and else .003 throughout.
+    :ivar learning_rate: of Adam, as a schedule; None, a straight line from .005 to .0005 beside
+        weights in closed form, where the relatedness learns four times as fast, and else .003
+        throughout.
     :ivar scale_rate: how many times as fast standard deviations learn, of the weights' and layers'
         posteriors and of the noise on targets. Adam moves every parameter by at most the learning
         rate a step; a scale that starts at 1 needs hundreds of steps of 0.003 to say what data have
@@ -141,11 +143,8 @@ class TrainingSettings:
         decided: dict[str, Any] = {}
         if vmtl.classifier.is_conjugate:
             decided |= _CLOSED_FORM
-            if not any(parameter.requires_grad for parameter in vmtl.encoder.parameters()):
-                decided["learning_rate"] = _OF_RELATEDNESS
-            if vmtl.encoder.has_density:
-                classes = vmtl.likelihood.num_classes
-                decided["kl_representations"] = _KL_OF_CLASSES if classes else _KL_OF_NUMBERS
+            of_samples = vmtl.encoder.has_density and not vmtl.likelihood.num_classes
+            decided["kl_representations"] = _KL_OF_NUMBERS if of_samples else _KL_OF_CLASSES
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
             if value is not None or entry.name not in _LEFT_OPEN:
@@ -276,9 +275,13 @@ class TrainingModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         scales = self.vmtl.scale_parameters()
-        theirs = {id(parameter) for parameter in scales}
+        conjugate = self.vmtl.classifier.is_conjugate
+        relatedness = list(self.vmtl.borrowing.parameters()) if conjugate else []
+        theirs = {id(parameter) for parameter in (*scales, *relatedness)}
         rest = [parameter for parameter in self.parameters() if id(parameter) not in theirs]
-        groups = [{"params": rest, "lr": 1.0}]
+        groups: list[dict[str, Any]] = [{"params": rest, "lr": 1.0}]
+        if relatedness:
+            groups.append({"params": relatedness, "lr": _RELATEDNESS_RATE})
         if scales:
             # Gradients of scales fall by orders of magnitude, and Adam divides by what it remembers
             # of them: what learns faster has to forget faster.
@@ -344,8 +347,21 @@ class TrainingModule(lightning.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self.vmtl.update(batch)
+        try:
+            self.vmtl.update(batch)
+        except (RuntimeError, ValueError):  # numbers that are not finite have no closed form
+            self._finite_parts(batch, num_particles=1)
+            raise
         self._last_batch = batch
+
+    def _finite_parts(self, batch: Batch, num_particles: int) -> ELBOParts:
+        parts = elbo_parts(self.vmtl, batch, num_particles)
+        if not math.isfinite(parts.elbo):
+            raise InputError(
+                f"the ELBO is {parts.elbo} in epoch {self.current_epoch}; expected a finite one: "
+                "lower the learning rate or clip gradients (gradient_clip)"
+            )
+        return parts
 
     def _of_equal_tasks(self, batch: Batch) -> Batch:
         """The batch with every task counting alike, as one of mean size."""
@@ -388,12 +404,8 @@ class TrainingModule(lightning.LightningModule):
             )
         row: dict[str, float] = {"epoch": self.current_epoch, "step": self.global_step}
         row["loss"] = float(self._epoch_loss) / len(self.batches)
-        parts = elbo_parts(self.vmtl, self._last_batch, num_particles=4)
-        if not math.isfinite(parts.elbo):  # the last step of an epoch has no later loss
-            raise InputError(
-                f"the ELBO is {parts.elbo} after epoch {self.current_epoch}; expected a finite "
-                "one: lower the learning rate or clip gradients (gradient_clip)"
-            )
+        # The last step of an epoch has no later loss.
+        parts = self._finite_parts(self._last_batch, num_particles=4)
         row |= {"elbo": parts.elbo, **vars(parts)}
         settings = self.settings
         row["temperature"] = settings.temperature(self.global_step, self.total_steps)

@@ -24,9 +24,9 @@ from pyro_vmtl.inspection.draws import (
     relatedness_draws,
     responsibility_draws,
 )
-from pyro_vmtl.inspection.latent_draws import Draws, posterior_draws, prior_draws
+from pyro_vmtl.inspection.latent_draws import Draws, by_class, posterior_draws, prior_draws
 from pyro_vmtl.inspection.training import kept_epoch
-from pyro_vmtl.model import SITES, CategoricalLikelihood, Nested, to_plain
+from pyro_vmtl.model import SITES, Nested, NestedWeights, to_plain
 
 __all__ = ["VARIABLES", "leave_one_out", "to_inference_data"]
 
@@ -214,11 +214,8 @@ def _row_dim(fitted: FittedVMTL) -> str:
 
 def _by_class(fitted: FittedVMTL, weights: _Array) -> _Array:
     """Draws of weights ``[S, T, K, q]`` with a row for each class, where they are of contrasts."""
-    likelihood = fitted.vmtl.likelihood
-    if not isinstance(likelihood, CategoricalLikelihood) or not likelihood.contrasts:
-        return weights
     rows = torch.as_tensor(weights, device=fitted.vmtl.device)
-    found: _Array = likelihood.class_weights(rows).cpu().numpy()
+    found: _Array = by_class(fitted.vmtl.likelihood, rows).cpu().numpy()
     return found
 
 
@@ -352,14 +349,17 @@ def leave_one_out(fitted: FittedVMTL) -> dict[str, Any]:
     if vmtl.classifier.is_point:
         reasons.append("the weights are point estimates, of which there are no draws")
         tempered.pop("weights", None)
+    if vmtl.classifier.is_conjugate:  # it knows Bayes' rule alone
+        tempered.pop("weights", None)
     if not vmtl.encoder.has_density and vmtl.encoder.layer() is None:
         tempered.pop("representations", None)
     if tempered:
         weights = ", ".join(f"{site} at {weight:g}" for site, weight in tempered.items())
         reasons.append(f"the posterior is tempered (KL weight of {weights}, not 1)")
-    if vmtl.classifier.is_conjugate:
+    if isinstance(vmtl.classifier, NestedWeights):
         reasons.append("relatedness and scales have seen every sample and stay as they are")
-    elif vmtl.borrowing:
+    own_evidence = {"weights"} if vmtl.classifier.is_conjugate else set()
+    if set(vmtl.borrowing) - own_evidence:
         reasons.append(
             "tasks lend their posteriors, so that a sample's evidence comes back through the others"
         )

@@ -9,7 +9,7 @@ from pyro_vmtl.model.architectures import (
     PrincipalComponents,
 )
 from pyro_vmtl.model.borrowing import Borrowing
-from pyro_vmtl.model.build import Settings, assemble, from_plain, to_plain
+from pyro_vmtl.model.build import Settings, assemble
 from pyro_vmtl.model.encoders import (
     BayesianLinearEncoder,
     DeterministicEncoder,
@@ -45,6 +45,7 @@ from pyro_vmtl.model.likelihoods import (
     of_known,
     with_bias,
 )
+from pyro_vmtl.model.plain import from_plain, to_plain
 from pyro_vmtl.model.pools import Geometric, Kind, Linear, Mixture, Pool, Power, Spread, Standard
 from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
 from pyro_vmtl.model.priors.feedback import Feedback, FeedbackBorrowing, FeedbackWeights

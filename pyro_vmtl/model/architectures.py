@@ -22,6 +22,7 @@ from pyro_vmtl.model.encoders import (
 )
 
 __all__ = [
+    "BESIDE_GRADIENTS",
     "FIXED",
     "MLP",
     "Architecture",
@@ -119,7 +120,7 @@ class MLP(Architecture):
     :ivar per_task: an encoder for each task.
     """
 
-    latent_dim: int = 64
+    latent_dim: int = 16
     hidden: Sequence[int] = (256,)
     dropout: float = 0.2
     stochastic: bool = True
@@ -168,7 +169,7 @@ class BayesianLinear(Architecture):
     :ivar initial_jitter: standard deviation of their means at the start; None, 1 / sqrt(inputs).
     """
 
-    latent_dim: int = 128
+    latent_dim: int = 16
     dropout: float = 0.0
     prior: str = "layer"
     per_task: bool = False
@@ -225,3 +226,7 @@ def _share(name: str, value: float) -> None:
 def _truth(name: str, value: bool) -> None:
     if not isinstance(value, bool):
         raise InputError(f"the encoder's {name} is {value!r}; expected true or false")
+
+
+BESIDE_GRADIENTS = MLP(64)
+"""The encoder beside weights that gradients move, where nobody says which."""

@@ -1,10 +1,9 @@
-"""A model that fits a task set, and its settings as plain data to build it again."""
+"""Settings of a model, decided for the shape of the data, and the model that they make."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -13,28 +12,22 @@ from typing import Any, Literal
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.amortised import AmortisedWeights
 from pyro_vmtl.model.architectures import (
+    BESIDE_GRADIENTS,
     MLP,
     Architecture,
-    BayesianLinear,
     Identity,
     PrincipalComponents,
     takes_no_gradient,
 )
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.likelihoods import (
-    Bernoulli,
     Categorical,
     CategoricalLikelihood,
     Family,
-    FeedbackBernoulli,
     Gaussian,
     Likelihood,
-    NegativeBinomial,
-    Ordinal,
-    Poisson,
-    StudentT,
 )
-from pyro_vmtl.model.pools import Geometric, Linear, Mixture, Pool, Power, Standard
+from pyro_vmtl.model.pools import Mixture, Pool, Standard
 from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
 from pyro_vmtl.model.priors.feedback import Feedback, FeedbackWeights
 from pyro_vmtl.model.priors.nested import Nested, NestedWeights
@@ -42,25 +35,12 @@ from pyro_vmtl.model.priors.pooled import PooledWeights
 from pyro_vmtl.model.stacking import StackedEncoder
 from pyro_vmtl.model.vmtl import VMTL
 
-__all__ = ["Settings", "assemble", "from_plain", "to_plain"]
+__all__ = ["Settings", "assemble"]
 
-_CHOICES: dict[str, type] = {
-    choice.__name__: choice
-    for choice in (
-        *(Identity, PrincipalComponents, MLP, BayesianLinear),
-        *(Standard, Mixture, Linear, Geometric, Power, Nested, Feedback),
-        *(Bernoulli, Categorical, Gaussian, StudentT, Poisson, NegativeBinomial, Ordinal),
-        FeedbackBernoulli,
-    )
-}
 _CLASSIFIERS = ("conjugate", "mean_field", "point", "amortised")
 _FEATURES = 50  # vectors of at most so many numbers are taken as they are
 # Beside weights in closed form, chosen on development seeds of the built-in digits.
-_OF_CLASSES, _OF_NUMBERS = MLP(16, hidden=(512,), dropout=0.1), MLP(16)
-_OF_GRADIENTS = MLP(64)  # beside weights that gradients move
-_OPEN = "default"  # what was left to the data
-# What models that were saved before there was a choice have.
-_EARLIER: dict[str, Any] = {"classifier": "mean_field", "likelihood": _OPEN}
+_OF_CLASSES, _OF_NUMBERS = MLP(hidden=(512,), dropout=0.1), MLP()
 
 
 @dataclass(frozen=True)
@@ -82,8 +62,8 @@ class Settings:
         lend each other those of the previous iteration, as in the paper.
     :ivar likelihood: settings of one of the likelihoods, or a :class:`Likelihood` of the user's
         own; None, :class:`Categorical` for classes, :class:`Bernoulli` for several outputs that are
-        all 0 or 1, and :class:`Gaussian` for other numbers, or where
-        nothing takes a gradient another that fits the training samples better, see
+        all 0 or 1, and :class:`Gaussian` for other numbers, or under
+        :class:`Nested` with a fixed encoder another that fits the training samples better, see
         ``FittedVMTL.notes``.
     :ivar bias: whether the weights have a bias as their last column.
     :ivar empirical_bayes: model and guide share the relatedness logits (the paper).
@@ -150,7 +130,7 @@ class Settings:
             )
         if encoder is None:
             if classifier != "conjugate":
-                encoder = _OF_GRADIENTS
+                encoder = BESIDE_GRADIENTS
             elif len(input_shape) == 1 and input_shape[0] <= _FEATURES:
                 encoder = Identity(standardise=not named)
             elif (len(input_shape) == 1 and named) or isinstance(pool, Feedback):
@@ -306,70 +286,3 @@ def _classifier(
     return MeanFieldWeights(
         num_tasks, rows, latent_dim, settings.bias, settings.initial_scale, jitter
     )
-
-
-def to_plain(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON-able data; what is not the library's own is written as None."""
-    plain: dict[str, Any] = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if value is None:
-            plain[field.name] = _OPEN
-        elif isinstance(value, (bool, int, float, str)):
-            plain[field.name] = value
-        elif _CHOICES.get(type(value).__name__) is type(value):
-            names = inspect.signature(type(value)).parameters
-            plain[field.name] = {type(value).__name__: {n: getattr(value, n) for n in names}}
-        else:
-            plain[field.name] = None
-    return plain
-
-
-def from_plain(plain: dict[str, Any], **own: Any) -> Settings:
-    """The settings that :func:`to_plain` wrote.
-
-    :param own: the user's own objects, for the entries that could not be written down.
-    :raises InputError: names an entry that is missing or unknown.
-    """
-    values: dict[str, Any] = {}
-    if "lenders" in plain:
-        plain = _without_lenders(plain)
-    known = [field.name for field in dataclasses.fields(Settings)]
-    for name in own:
-        if name not in known:
-            raise InputError(f"a saved model has no {name}; expected one of {known}")
-    for field in dataclasses.fields(Settings):
-        if own.get(field.name) is not None:
-            values[field.name] = own[field.name]
-            continue
-        value = plain.get(field.name, _EARLIER.get(field.name))
-        if value == _OPEN:
-            continue
-        if value is None:
-            raise InputError(
-                f"the {field.name} of the saved model is its author's own; pass it as "
-                f"load(path, {field.name}=...)"
-            )
-        if isinstance(value, dict):
-            ((name, options),) = value.items()
-            if name not in _CHOICES:
-                raise InputError(
-                    f"the saved model's {field.name} is {name!r}; expected one of {list(_CHOICES)}"
-                )
-            value = _CHOICES[name](**options)
-        values[field.name] = value
-    return Settings(**values)
-
-
-def _without_lenders(plain: dict[str, Any]) -> dict[str, Any]:
-    """Settings of an earlier version, in which lenders were chosen beside the classifier."""
-    (pool,) = plain["pool"] if isinstance(plain.get("pool"), dict) else (_OPEN,)
-    lends = pool not in ("Standard", "Nested", "Feedback")
-    if lends and plain["lenders"] != {"Recursive": {}}:
-        raise InputError(
-            f"the saved model has the pool {pool} over anchored lenders, which an earlier version "
-            "learned by gradients; expected a model of this version: fit it anew"
-        )
-    if plain.get("classifier", _OPEN) == _OPEN and pool not in ("Nested", "Feedback"):
-        return plain | {"classifier": "mean_field"}
-    return plain

@@ -13,7 +13,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pyro_vmtl.data import TaskSplits
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import TrainingSettings
-from pyro_vmtl.model import MLP, Architecture, Encoder, Settings
+from pyro_vmtl.model import Architecture, Encoder, Settings
+from pyro_vmtl.model.architectures import BESIDE_GRADIENTS
 from pyro_vmtl.runs.refusals import sentence_of
 from pyro_vmtl.runs.trust import check_names_of_code
 
@@ -61,6 +62,13 @@ def read_plan(config: DictConfig, trusted: Collection[str] = ()) -> Plan:
         :func:`pyro_vmtl.runs.trust.named_by_the_user`.
     :raises InputError: says what in it cannot be used.
     """
+    if "lenders" in config:
+        raise InputError(
+            "the configuration has lenders, a setting of an earlier version; expected none "
+            "(~lenders on the command line): tasks lend their posteriors where "
+            "model.classifier=mean_field, and what their own data said where weights are in closed "
+            "form"
+        )
     model = _make(config.model, "model", trusted)
     model["encoder"] = _variant(model.get("encoder"), model.pop("encoder_variant", None) or {})
     known = {field.name for field in fields(Settings)} - {"pool", "representation_pool"}
@@ -108,7 +116,7 @@ def _variant(encoder: Any, choices: dict[str, bool | None]) -> Any:
             f"encoder_variant has {unknown[0]!r}; expected per_task or stochastic, true or false"
         )
     if encoder is None:  # the data choose, unless a recipe wants a variant of the usual one
-        return MLP().variant(**choices) if choices else None
+        return BESIDE_GRADIENTS.variant(**choices) if choices else None
     if isinstance(encoder, Architecture):
         return encoder.variant(**choices)
     # An encoder of the user's own stays as it is: it must be what is wanted already.

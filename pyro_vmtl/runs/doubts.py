@@ -191,7 +191,7 @@ def _tempering(run: FinishedRun) -> tuple[str, ...]:
     for kind, options in (settings.get("encoder") or {}).items():
         if kind in (*FIXED, "DeterministicEncoder") or options.get("stochastic") is False:
             tempered.pop("representations", None)
-    if settings.get("classifier") == "point":
+    if run.classifier == "point":
         tempered.pop("weights", None)
     if not tempered:
         return ()
@@ -203,7 +203,7 @@ def _tempering(run: FinishedRun) -> tuple[str, ...]:
 
 
 def _points(run: FinishedRun) -> tuple[str, ...]:
-    if run.model["settings"].get("classifier") != "point":
+    if run.classifier != "point":
         return ()
     return (
         "The weights are point estimates: predictions know nothing of how unsure the weights are, "
@@ -212,13 +212,19 @@ def _points(run: FinishedRun) -> tuple[str, ...]:
 
 
 def _recursion(run: FinishedRun) -> tuple[str, ...]:
-    moved_by_gradients = run.model["settings"].get("classifier") in ("mean_field", "amortised")
-    if not moved_by_gradients or run.setting("pool") == "Standard":
+    if run.setting("lenders") == "Anchored":  # an earlier version had such, which count once
         return ()
+    ways = {"representations": "with pool@representation_pool=standard nobody lends them"}
+    if run.classifier != "conjugate":
+        ways["weights"] = "weights in closed form (model.classifier=conjugate) count it once"
+    sites = [site for site in run.sites if site in ways]
+    if not sites:
+        return ()
+    advice = "; ".join(ways[site] for site in sites)
     return (
-        "Tasks lend each other their posteriors: what a task lends comes back to it through the "
-        "others, the same evidence is counted again and again, and intervals come out too narrow. "
-        "Weights in closed form (model.classifier=conjugate) count it once.",
+        f"Tasks lend each other their posteriors of {' and '.join(sites)}: what a task lends comes "
+        "back to it through the others, the same evidence is counted again and again, and "
+        f"intervals come out too narrow. {advice[0].upper()}{advice[1:]}.",
     )
 
 

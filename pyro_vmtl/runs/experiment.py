@@ -37,8 +37,8 @@ from pyro_vmtl.inspection import (
 )
 from pyro_vmtl.inspection.gains import MOST_LENDERS, WITHOUT
 from pyro_vmtl.inspection.scored import ALL_TASKS
-from pyro_vmtl.model import NestedWeights, Settings, Standard
-from pyro_vmtl.model.architectures import takes_no_gradient
+from pyro_vmtl.model import Family, NestedWeights, Settings, Standard
+from pyro_vmtl.model.architectures import BESIDE_GRADIENTS, takes_no_gradient
 from pyro_vmtl.runs.configuration import Plan, read_plan, repeatable
 from pyro_vmtl.runs.fits import fit_plan, predict_held_out, versions
 from pyro_vmtl.runs.folder import RunFolder
@@ -334,10 +334,20 @@ def baselines(plan: Plan, config: DictConfig) -> dict[str, Scores]:
     with no encoder to share the two are one and the same, given once.
     """
     choices: dict[str, Settings] = {}
-    plain = dataclasses.replace(plan.settings, pool=Standard(), representation_pool=Standard())
-    encoder = plan.settings.encoder
-    is_fixed = takes_no_gradient(encoder)
+    train = plan.splits.train
+    named = train.columns is not None
+    decided = plan.settings.for_data(train.input_shape, named, train.is_classification)
+    is_fixed = takes_no_gradient(decided.encoder)
+    encoder = decided.encoder if is_fixed else plan.settings.encoder or BESIDE_GRADIENTS
+    plain = dataclasses.replace(
+        plan.settings, pool=Standard(), representation_pool=Standard(), encoder=encoder
+    )
     if not is_fixed:
+        # Beside a learned encoder gradients find better weights under N(0, I), where they can.
+        likelihood = plain.likelihood_of(train.is_classification)
+        by_gradients = isinstance(likelihood, Family) and not likelihood.needs_closed_form
+        if by_gradients and plain.classifier in (None, "conjugate"):
+            plain = dataclasses.replace(plain, classifier="mean_field")
         choices["N(0, I)"] = plain
     if dataclasses.is_dataclass(encoder) and hasattr(encoder, "per_task"):
         choices["single-task"] = dataclasses.replace(

@@ -99,9 +99,19 @@ class FinishedRun:
         return kind_of(self.relatedness, site)
 
     @property
+    def classifier(self) -> str:
+        """What the posterior of the weights is; before there was a choice, mean-field."""
+        return str(self.model["settings"].get("classifier", "mean_field"))
+
+    @property
     def is_conjugate(self) -> bool:
         """Whether nothing took a gradient: no epoch is chosen, and no optimiser has to arrive."""
-        return self.setting("pool") in ("Nested", "Feedback") and self.setting("encoder") in FIXED
+        if self.setting("encoder") not in FIXED:
+            return False
+        if self.setting("pool") in ("Nested", "Feedback"):
+            return True
+        learns_relatedness = self.setting("pool") != "Standard" and len(self.names) > 1
+        return self.classifier == "conjugate" and not learns_relatedness
 
     def setting(self, name: str) -> str:
         """The name of one of the model's choices, such as its ``pool``."""

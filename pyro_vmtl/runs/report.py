@@ -172,9 +172,8 @@ def _facts(run: FinishedRun) -> list[str]:
         f"samples: {parts}",
         f"pool {run.setting('pool')}",
     ]
-    classifier = run.model["settings"].get("classifier", "conjugate")
-    if classifier != "conjugate":
-        facts.append(f"classifier {classifier}")
+    if run.classifier != "conjugate":
+        facts.append(f"classifier {run.classifier}")
     if run.config.get("recipe") is not None:  # runs of earlier versions do not say
         facts.insert(0, f"recipe {run.config['recipe']}")
     return [*facts, f"seed {run.config.get('seed')}"]

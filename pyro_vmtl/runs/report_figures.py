@@ -118,14 +118,14 @@ def training_figures(run: FinishedRun) -> list[Figure]:
     if history.empty:
         return []
     meaning = (
-        "The ELBO at KL weight 1: the fit to the training data minus what each posterior costs "
-        "against its prior. The parts add up to it. A tempered run weighs the costs less, and its "
-        "ELBO may fall while the fit gets better."
+        "What training maximises: the fit to the training data minus what each posterior costs "
+        "against its prior, which in a tempered run counts by its KL weight. The parts add up."
     )
     if run.setting("pool") == "Nested":
         meaning = (
-            "The ELBO of every task, given what the other tasks say: a score of predicting each "
-            "from the rest, and no bound on the evidence of all, by which priors could be compared."
+            f"{meaning} Of every task it is given what the other tasks say: a score of predicting "
+            "each from the rest, and no bound on the evidence of all, by which priors could be "
+            "compared."
         )
     figures = [
         _draw(
@@ -147,7 +147,7 @@ def training_figures(run: FinishedRun) -> list[Figure]:
                     f"{title} on validation data: {meaning}. The epoch of the best NLL is kept.",
                 )
             )
-    if run.model["settings"].get("classifier") == "point":
+    if run.classifier == "point":
         return figures  # a point has no scale
     figures.append(
         _draw(

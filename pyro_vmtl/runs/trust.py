@@ -24,7 +24,6 @@ from pyro_vmtl.errors import InputError
 __all__ = ["check_names_of_code", "checked_by_hydra", "named_by_the_user"]
 
 _OURS = tuple(f"pyro_vmtl.{room}" for room in ("data", "distributions", "model", "inference"))
-_GET_CLASS = "hydra.utils.get_class"
 _HYDRAS = ("hydra._internal.core_plugins", "hydra_plugins")  # launchers and sweepers
 _LOGGING = {
     *("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
@@ -71,7 +70,7 @@ def _named(value: Any, key: str) -> Iterator[str]:
     elif isinstance(value, list):
         for one in value:
             yield from _named(one, key)
-    elif key.split(".")[-1] in (_TARGET, *_NETWORKS) or key == "path":
+    elif key.split(".")[-1] in (_TARGET, *_NETWORKS):
         yield str(value)
 
 
@@ -88,9 +87,7 @@ def check_names_of_code(config: Any, name: str, trusted: Collection[str] = ()) -
     for holder in _mappings(config):
         target = holder.get(_TARGET)
         if target is not None:
-            _check(target, name, trusted, also=(_GET_CLASS,))
-            if target == _GET_CLASS:
-                _check(holder.get("path"), name, trusted)
+            _check(target, name, trusted)
         for key in _NETWORKS:
             values = holder.get(key)
             for value in values if isinstance(values, list) and key == "_args_" else [values]:
@@ -108,9 +105,9 @@ def _mappings(tree: Any) -> Iterator[dict[Any, Any]]:
             yield from _mappings(value)
 
 
-def _check(target: Any, part: str, trusted: Collection[str], also: Sequence[str] = ()) -> None:
+def _check(target: Any, part: str, trusted: Collection[str]) -> None:
     text = str(target)
-    if text in also or _is_trusted(text, trusted) or _is_ours(text):
+    if _is_trusted(text, trusted) or _is_ours(text):
         return
     module = text.partition(":")[0] if ":" in text else text.rpartition(".")[0] or text
     raise InputError(

@@ -7,9 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import (
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+    kl_divergence,
+)
 
-from pyro_vmtl.distributions import Gaussians, PosteriorMixture
+from pyro_vmtl.distributions import Gaussians, KLBound, PosteriorMixture
 
 
 def _random(
@@ -173,6 +179,84 @@ def test_a_component_without_weight_is_not_there(is_shared: bool) -> None:
     far = Gaussians(torch.tensor([[0.0], [1e6]]), torch.ones(2, 1))
     draws = PosteriorMixture(torch.tensor([0.0, -torch.inf]), far).sample(torch.Size((1000,)))
     assert draws.max() < 100
+
+
+def _posteriors(mixture: PosteriorMixture, seed: int) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations of one q for each of the batch."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = mixture.batch_shape + mixture.event_shape
+    loc = 2 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    return loc, 0.1 + torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def _bound(mixture: PosteriorMixture, loc: Tensor, scale: Tensor) -> Tensor:
+    law = Independent(Normal(loc, scale), len(mixture.event_shape))
+    return kl_divergence(law, mixture)
+
+
+def _gaussian(mixture: PosteriorMixture, loc: Tensor, scale: Tensor) -> Independent[Normal]:
+    """The Gaussian that stands in place of the mixture at q."""
+    precision, shift = mixture.natural(loc, scale)
+    return Independent(Normal(shift / precision, precision.rsqrt()), len(mixture.event_shape))
+
+
+@pytest.mark.parametrize("kl_bound", ["tight", "convexity"])
+@given(**shapes)
+def test_the_bound_has_the_slopes_of_a_kl_to_one_gaussian(
+    kl_bound: KLBound,
+    batch: tuple[int, ...],
+    count: int,
+    event: tuple[int, ...],
+    is_shared: bool,
+    seed: int,
+) -> None:
+    log_weights, components = _random(batch, count, event, is_shared, seed)
+    mixture = PosteriorMixture(log_weights, components, len(event), kl_bound)
+    loc, scale = (part.requires_grad_() for part in _posteriors(mixture, seed))
+    p = _gaussian(mixture, loc.detach(), scale.detach())
+    assert p.mean.dtype == torch.float64
+    assert p.mean.shape == (*batch, *event)
+    kl = kl_divergence(Independent(Normal(loc, scale), len(event)), p)
+    slopes, expected = (
+        torch.autograd.grad(total.sum(), (loc, scale))
+        for total in (_bound(mixture, loc, scale), kl)
+    )
+    torch.testing.assert_close(slopes, expected)
+
+
+@pytest.mark.parametrize("kl_bound", ["tight", "convexity"])
+@given(**shapes)
+def test_of_the_convexity_bound_that_gaussian_is_its_minimum_and_of_the_tight_one_it_goes_down(
+    kl_bound: KLBound,
+    batch: tuple[int, ...],
+    count: int,
+    event: tuple[int, ...],
+    is_shared: bool,
+    seed: int,
+) -> None:
+    log_weights, components = _random(batch, count, event, is_shared, seed)
+    mixture = PosteriorMixture(log_weights, components, len(event), kl_bound)
+    q = _posteriors(mixture, seed)
+    p = _gaussian(mixture, *q)
+    bound = _bound(mixture, p.mean, p.stddev)
+    assert (bound <= _bound(mixture, *q) + 1e-9).all()
+    again = _gaussian(mixture, p.mean, p.stddev)
+    if kl_bound == "convexity":  # the Gaussian is the same wherever q is
+        torch.testing.assert_close(again.mean, p.mean)
+        torch.testing.assert_close(again.stddev, p.stddev)
+    else:
+        assert (_bound(mixture, again.mean, again.stddev) <= bound + 1e-9).all()
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_far_from_all_but_one_component_that_gaussian_is_the_component(is_shared: bool) -> None:
+    log_weights, components = _random((2,), 3, (2, 2), is_shared, seed=9)
+    components.loc[..., 1, :, :] += 1e3
+    mixture = PosteriorMixture(log_weights, components, 2)
+    loc, scale = (part[..., 1, :, :].expand(2, 2, 2) for part in components)
+    p = _gaussian(mixture, loc, scale)
+    torch.testing.assert_close(p.mean, loc)
+    torch.testing.assert_close(p.stddev, scale)
 
 
 @pytest.mark.parametrize("is_shared", [True, False])

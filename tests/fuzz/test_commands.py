@@ -157,7 +157,7 @@ def check_predicted(path: Path) -> None:
 
 KEYS = (
     *("seed", "num_samples", "baselines", "temperature_scaling", "ckpt_path", "experiment"),
-    *("recipe", "pool", "model", "lenders", "trainer", "data", "representation_pool", "allow"),
+    *("recipe", "pool", "model", "likelihood", "trainer", "data", "representation_pool", "allow"),
     *("trainer.epochs", "trainer.steps_per_epoch", "trainer.batch_size", "trainer.per_class"),
     *("trainer.learning_rate", "trainer.learning_rate.value", "trainer.kl_weights.value"),
     *("trainer.kl_weights", "trainer.temperature", "trainer.patience", "trainer.loss"),
@@ -165,6 +165,7 @@ KEYS = (
     *("trainer.task_weighting", "trainer.num_particles", "trainer.validation_samples"),
     *("trainer.accelerator", "trainer.progress_bar", "trainer.tensorboard", "+trainer.x"),
     *("+trainer.deterministic", "+trainer.callbacks", "+trainer.precision", "+x", "~pool", "++x"),
+    "+lenders",
     *("model.encoder", "model.classifier", "model.initial_scale", "+model.bias", "+model.x"),
     *("data.num_tasks", "data.num_clusters", "data.samples", "data.dimensions", "data.kind"),
     *("data.noise", "data.outliers", "data.validation_samples", "data.test_samples", "data.seed"),
@@ -172,10 +173,10 @@ KEYS = (
     *("hydra.run.dir", "hydra.verbose", "hydra.output_subdir", "hydra/launcher", "resume"),
 )
 CHOICES = {
-    "pool": ["standard", "mixture", "clustered", "nested", "hierarchical", "power", "linear"],
+    "pool": ["standard", "mixture", "nested", "power", "linear", "geometric", "feedback"],
     "model": ["identity", "mlp", "deterministic", "bayesian_linear", "principal_components"],
     "recipe": ["paper", "vmtl", "recursive", "stl", "complete_pooling", "upgrad", "vstl"],
-    "lenders": ["anchored", "recursive"],
+    "model.classifier": ["conjugate", "mean_field", "point", "amortised"],
 }
 
 
@@ -316,6 +317,7 @@ NASTY: list[tuple[str, ...]] = [
     *(("train", text) for text in ("--cfg", "--cfg=x", "--config-name", "--config-name=absent")),
     *(("train", text) for text in ("--config-dir=absent", "--info", "--info=x", "--package")),
     *(("train", text) for text in ("--cfg=job", "--hydra-help", "--shell-completion", "-c")),
+    *(("train", text) for text in ("lenders=recursive", "+lenders=recursive", "pool=clustered")),
     *(("train", text) for text in ("pool=a,b", "pool=a,b,", "data=absent", "data=3")),
     *(("train", text) for text in ("resume=absent", "resume=[a]", "resume={", "resume=/")),
     *(("train", text) for text in ("ckpt_path=absent", "ckpt_path=[]", "run_dir=/proc/x/y")),

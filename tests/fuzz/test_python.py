@@ -9,7 +9,7 @@ import shutil
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,8 @@ def fit_and_predict(odd: Odd, tasks: pv.TaskSet, what: str) -> pv.FittedVMTL | N
     settings = odd.pick(
         [
             *(None, None, None, pv.Settings(pv.MLP(2, hidden=(4,)))),
-            pv.Settings(pv.Identity(), pv.Clustered()),
-            pv.Settings(pv.MLP(2, hidden=(4,)), pv.Mixture(), lenders=pv.Recursive),
+            pv.Settings(pv.Identity(), pv.Mixture()),
+            pv.Settings(pv.MLP(2, hidden=(4,)), pv.Mixture(), classifier="mean_field"),
         ]
     )
     seed = int(odd.random.integers(5))
@@ -402,12 +402,12 @@ def test_settings(odd: Odd, seed: int, tasks: pv.TaskSet) -> None:
         lambda value: pv.MLP(2, hidden=value),
         lambda value: pv.MLP(2, dropout=value),
         lambda value: pv.PrincipalComponents(value),
-        lambda value: pv.Clustered(value),
+        lambda value: pv.Nested(gamma=value),
         lambda value: pv.Nested(known=value),
         lambda value: pv.Settings(value),
         lambda value: pv.Settings(pool=value),
-        lambda value: pv.Settings(pv.Identity(), pv.Mixture(), lenders=value),
-        lambda value: pv.Settings(pv.Identity(), pv.Clustered(), initial_scale=value),
+        lambda value: pv.Settings(pv.Identity(), pv.Mixture(), classifier=value),
+        lambda value: pv.Settings(classifier="mean_field", initial_scale=value),
         lambda value: pv.Settings(bias=value),
         lambda value: pv.Constant(value),
         lambda value: pv.Decay(value, 0.5),
@@ -436,7 +436,7 @@ def test_settings(odd: Odd, seed: int, tasks: pv.TaskSet) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, pv.TaskSet]]:
-    """Three models of different kinds, and what they were fitted to."""
+    """Four models of different kinds, and what they were fitted to."""
     folder = tmp_path_factory.mktemp("saved")
     generator = np.random.default_rng(0)
     frame = pd.DataFrame({"ward": list("aabbc") * 6, "age": generator.normal(size=30)})
@@ -446,12 +446,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, pv.TaskS
     digits = pv.clusters(3, 2, samples=5, dimensions=2, seed=0).train
     x, y = generator.normal(size=(12, 2)), generator.normal(size=(12, 2))
     numbers = pv.TaskSet.from_arrays({"one": (x[:6], y[:6]), "two": (x[6:], y[6:])})
-    network = pv.Settings(pv.MLP(2, hidden=(4,)), pv.Clustered())
+    network = pv.Settings(pv.MLP(2, hidden=(4,)), pv.Mixture())
     found = []
     for name, tasks, settings in (
         ("table", pv.read_table(frame, "ward", "ill"), None),
         ("numbers", numbers, None),
         ("network", digits, network),
+        ("gradients", digits, replace(network, classifier="mean_field")),
     ):
         fitted = pv.fit(tasks, None, settings, TINY, log_warnings=False)
         found.append((pv.save(fitted, folder / name), tasks))
@@ -586,7 +587,7 @@ def test_an_estimator(odd: Odd, seed: int, caplog: pytest.LogCaptureFixture) -> 
     choices: dict[str, list[Any]] = {
         "task": ["ward", "ward", "ward", "no such", 3, ""],
         "encoder": [pv.MLP(2, hidden=(4,)), "MLP", None],
-        "pool": [pv.Standard(), pv.Clustered(), 3, None],
+        "pool": [pv.Standard(), pv.Mixture(), 3, None],
         "gaps": ["refuse", "x", None],
         "categories": [["age"], "age", ["no such"], [3]],
         "validation": [0, 0.5, 1.0, -1, "x", None, math.nan],

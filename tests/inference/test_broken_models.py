@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from pyro_vmtl.data import TaskSet, TaskSplits, clusters
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import TrainingSettings, fit, load, save
-from pyro_vmtl.model import MLP, Anchored, Clustered, Identity, Mixture, Nested, Settings
+from pyro_vmtl.model import MLP, Identity, Mixture, Nested, Settings
 
 TRAINING = TrainingSettings(epochs=1, steps_per_epoch=2, validation_samples=2)
 KINDS: list[Any] = [None, True, -1, 0, 2.5, 10**13, "x", "", [], ["x"], [1], {}, {"x": 1}, [[]]]
 _Change = Callable[[Any, Any], None]
 MODELS = {
-    "clustered": Settings(MLP(3, hidden=(4,)), Clustered(), lenders=Anchored),
+    "mean_field": Settings(MLP(3, hidden=(4,)), Mixture(), classifier="mean_field"),
     "mixture": Settings(Identity(), Mixture(spread="task")),
     "nested": Settings(Identity(), Nested()),
 }
@@ -111,7 +111,7 @@ def test_a_description_with_an_entry_missing_or_of_another_kind(
 def test_a_file_that_is_cut_or_overwritten(
     models: dict[str, Path], splits: TaskSplits, tmp_path: Path, file: str
 ) -> None:
-    folder = _copied(models["clustered"], tmp_path / "model")
+    folder = _copied(models["mean_field"], tmp_path / "model")
     whole = (folder / file).read_bytes()
     generator = random.Random(0)
     broken = [b"", b"\x00" * 40, b"{}", b"[]", b"null", b"\xff\xfe" + whole, b"[" * 100_000]
@@ -157,12 +157,12 @@ def test_tensors_of_another_shape_or_kind(
 def test_files_of_different_models(
     models: dict[str, Path], splits: TaskSplits, tmp_path: Path
 ) -> None:
-    other = fit(splits.train, None, MODELS["clustered"], TRAINING, seed=1)
+    other = fit(splits.train, None, MODELS["mean_field"], TRAINING, seed=1)
     others = {**models, "another seed": save(other, tmp_path / "another")}
     for name, model in others.items():
-        if name == "clustered":
+        if name == "mean_field":
             continue
-        folder = _copied(models["clustered"], tmp_path / "model")
+        folder = _copied(models["mean_field"], tmp_path / "model")
         shutil.copy(model / "model.safetensors", folder)
         with pytest.raises(InputError, match="is not the file that was saved with the description"):
             load(folder)

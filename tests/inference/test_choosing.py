@@ -12,6 +12,7 @@ from scipy.stats import norm
 
 import pyro_vmtl as pv
 from pyro_vmtl.inference.choosing import _log_between
+from pyro_vmtl.model import CategoricalLikelihood, GaussianLikelihood
 
 
 def _tasks(y: np.ndarray, x: np.ndarray, **further: object) -> pv.TaskSet:
@@ -74,6 +75,22 @@ def test_numbered_classes_are_ordinal_where_their_order_tells(ordered: bool) -> 
     assert len(fitted.notes) == 1
     named = pv.fit(pv.read_table(frame.replace({"stage": {0: "none"}}), "ward", "stage"))
     assert named.notes == ()
+
+
+def test_no_likelihood_is_chosen_where_rows_do_not_leave_the_weights() -> None:
+    """Nothing takes a gradient here either, but what a row has said cannot be taken out."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(60, 2))
+    counts = _tasks(generator.poisson(np.exp(x[:, 0])).astype(float), x, regression=True)
+    fitted = pv.fit(counts, settings=pv.Settings(pool=pv.Standard()))
+    assert isinstance(fitted.vmtl.likelihood, GaussianLikelihood)
+    assert fitted.notes == ()
+    frame = pd.DataFrame({"age": generator.normal(size=60), "ward": list("ab") * 30})
+    frame["stage"] = np.digitize(frame["age"], [-0.5, 0.5])
+    stages = pv.read_table(frame, "ward", "stage")
+    fitted = pv.fit(stages, settings=pv.Settings(pool=pv.Feedback()))
+    assert isinstance(fitted.vmtl.likelihood, CategoricalLikelihood)
+    assert fitted.notes == ()
 
 
 def test_the_probability_of_an_interval_does_not_cancel() -> None:

@@ -1,8 +1,9 @@
-"""Evidence is 1 where data were counted once, and knows what was lent, dropped out and tempered."""
+"""Evidence is 1 where all data were counted once, and knows what was dropped out and tempered."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -16,17 +17,13 @@ from pyro_vmtl.inference.counted_evidence import _curvatures
 from pyro_vmtl.model import (
     MLP,
     VMTL,
-    Anchored,
     BayesianLinear,
-    Clustered,
     DeterministicEncoder,
-    Geometric,
     Identity,
-    Lenders,
     Mixture,
+    Nested,
     PerTask,
     Pool,
-    Recursive,
     Settings,
     Standard,
     assemble,
@@ -54,16 +51,15 @@ def _batch(x: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Ba
 def _regression(
     num_tasks: int,
     pool: Pool | None = None,
-    lenders: type[Lenders] = Recursive,
     bias: bool = False,
-    samples: int = 20,
+    classifier: Any = "mean_field",
 ) -> tuple[VMTL, Batch]:
     """Linear-Gaussian tasks: the mean-field optimum is known, 1 + the sum of x^2 / s^2."""
     pool = Standard() if pool is None else pool
-    settings = Settings(Identity(), pool, lenders=lenders, bias=bias, initial_noise=NOISE)
+    settings = Settings(Identity(), pool, classifier=classifier, bias=bias, initial_noise=NOISE)
     vmtl = assemble(settings, num_tasks, 1, (3,), is_classification=False)
-    x = torch.randn(num_tasks, samples, 3)
-    mask = torch.rand(num_tasks, samples) < 0.7
+    x = torch.randn(num_tasks, 20, 3)
+    mask = torch.rand(num_tasks, 20) < 0.7
     mask[:, 0] = True
     return vmtl, _batch(x, torch.randn(mask.shape), mask)
 
@@ -78,13 +74,15 @@ def _own(batch: Batch, bias: bool = False) -> Tensor:
 
 
 class TestOfWeights:
-    @pytest.mark.parametrize("num_tasks", [1, 4])
+    @pytest.mark.parametrize(
+        ("num_tasks", "pool"), [(1, Standard()), (4, Standard()), (4, Mixture())], ids=str
+    )
     @pytest.mark.parametrize("kl_weight", [1.0, 0.1])
     @pytest.mark.parametrize("bias", [False, True])
     def test_is_one_over_the_tasks_where_each_counts_its_own_data_once(
-        self, num_tasks: int, kl_weight: float, bias: bool
+        self, num_tasks: int, pool: Pool, kl_weight: float, bias: bool
     ) -> None:
-        vmtl, batch = _regression(num_tasks, bias=bias)
+        vmtl, batch = _regression(num_tasks, pool, bias)
         vmtl.tempering["weights"] = kl_weight
         own = _own(batch, bias) / kl_weight
         _set(vmtl, torch.zeros(1), (1 + own).rsqrt())
@@ -95,7 +93,9 @@ class TestOfWeights:
         assert times_counted(vmtl, batch)["weights_evidence"] == pytest.approx(1, rel=1e-4)
 
     def test_of_a_classifier_is_that_of_its_mean_curvature(self) -> None:
-        vmtl = assemble(Settings(Identity(), Standard(), bias=False), 2, 2, (3,), True)
+        vmtl = assemble(
+            Settings(Identity(), Standard(), classifier="mean_field", bias=False), 2, 2, (3,), True
+        )
         x = torch.randn(2, 400, 3)
         # At weights of 0 every probability is 1/2, and the curvature 1/4.
         own = 0.25 * x.square().sum(1, keepdim=True)
@@ -118,44 +118,11 @@ class TestOfWeights:
         point = assemble(Settings(Identity(), Standard(), classifier="point"), 2, 2, (3,), True)
         assert times_counted(point, _batch(torch.randn(2, 4, 3))) == {}
 
-
-class TestOfLenders:
-    @pytest.mark.parametrize("kl_weight", [1.0, 0.1])
-    def test_is_one_where_they_have_counted_their_own_data_once(self, kl_weight: float) -> None:
-        vmtl, batch = _regression(4, Mixture(), Anchored)
-        vmtl.tempering["weights"] = kl_weight
-        own = _own(batch) / kl_weight
-        _set(vmtl.programs()[1], torch.zeros(1), (1 + own).rsqrt())
-        assert times_counted(vmtl, batch)["lenders_evidence"] == pytest.approx(1, rel=1e-4)
-        _set(vmtl.programs()[1], torch.zeros(1), (1 + 5 * own).rsqrt())
-        assert times_counted(vmtl, batch)["lenders_evidence"] == pytest.approx(5, rel=1e-4)
-
-    def test_that_are_the_tasks_themselves_have_none(self) -> None:
-        vmtl, batch = _regression(4, Mixture(), Recursive)
-        assert set(times_counted(vmtl, batch)) == {"weights_evidence"}
-
-    def test_was_learned_where_the_lenders_were(self) -> None:
-        """A task that is sure of its answers learns nothing from its own data, and may borrow."""
-        settings = Settings(Identity(), Geometric(), lenders=Anchored, bias=False)
-        vmtl = assemble(settings, 3, 2, (3,), is_classification=True)
-        x = torch.randn(3, 400, 3)
-        anchor = vmtl.programs()[1]
-        own = 0.25 * x.square().sum(1, keepdim=True)  # the lenders, at weights of 0, are not sure
-        _set(anchor, torch.zeros(1), (1 + own).rsqrt())
-        others = own.sum(0, keepdim=True) - own
-        _set(vmtl, torch.tensor(1e4), (1 + others).rsqrt())
-        numbers = times_counted(vmtl, _batch(x))
-        assert numbers["weights_evidence"] == pytest.approx(1, rel=0.1)
-        assert numbers["lenders_evidence"] == pytest.approx(1, rel=0.1)
-
-    def test_of_clusters_knows_the_scale_and_the_noise_that_they_infer(self) -> None:
-        vmtl, batch = _regression(4, Clustered(), Anchored)
-        vmtl.get_buffer("borrowing.weights.scales").fill_(0.5)
-        vmtl.get_buffer("borrowing.weights.factors").fill_(3.0)
-        own = _own(batch)
-        others = own.sum(0, keepdim=True) - own
-        _set(vmtl, torch.zeros(1), (1 / 0.5**2 + own + 3 * others).rsqrt())
-        assert times_counted(vmtl, batch)["weights_evidence"] == pytest.approx(1, rel=1e-4)
+    @pytest.mark.parametrize("pool", [Standard(), Mixture(), Nested()], ids=str)
+    def test_is_left_out_where_closed_forms_count_data_once(self, pool: Pool) -> None:
+        vmtl, batch = _regression(2, pool, classifier="conjugate")
+        vmtl.update(batch)
+        assert times_counted(vmtl, batch) == {}
 
 
 class TestWithDropout:
@@ -165,6 +132,7 @@ class TestWithDropout:
         settings = Settings(
             DeterministicEncoder(nn.Sequential(nn.Dropout(share)), 3),
             Standard(),
+            classifier="mean_field",
             bias=False,
             initial_noise=NOISE,
         )
@@ -185,7 +153,8 @@ class TestWithDropout:
             DeterministicEncoder(PerTask(network, 2), 4),
             MLP(4, hidden=(5,), dropout=0.5, per_task=True),
         ):
-            vmtl = assemble(Settings(encoder, Mixture(), lenders=Anchored), 2, 2, (3,), True)
+            settings = Settings(encoder, Mixture(), classifier="mean_field")
+            vmtl = assemble(settings, 2, 2, (3,), True)
             vmtl.train(is_training)
             before = copy.deepcopy(vmtl.state_dict())
             batch = _batch(torch.randn(2, 9, 3))
@@ -203,16 +172,15 @@ class TestOfLayers:
     """z = Phi x: given the weights, y = w Phi x + noise is linear in Phi."""
 
     @staticmethod
-    def _model(
-        lenders: type[Lenders], pool: Pool, dropout: float = 0.0
-    ) -> tuple[VMTL, Batch, Tensor]:
+    def _model(dropout: float = 0.0) -> tuple[VMTL, Batch, Tensor]:
         encoder = BayesianLinear(2, per_task=True, dropout=dropout)
-        settings = Settings(encoder, Standard(), pool, lenders, bias=False, initial_noise=NOISE)
+        settings = Settings(
+            encoder, Standard(), Mixture(), "mean_field", bias=False, initial_noise=NOISE
+        )
         vmtl = assemble(settings, 3, 1, (4,), is_classification=False)
         batch = _batch(torch.randn(3, 1500, 4), torch.randn(3, 1500))
         weights = torch.tensor([0.3, -2.0])
-        for program in vmtl.programs():
-            _set(program, weights, torch.tensor(1e-4))
+        _set(vmtl, weights, torch.tensor(1e-4))
         inputs = torch.cat([batch.x.square() / (1 - dropout), torch.ones(3, 1500, 1)], -1)
         own = inputs.sum(1).unsqueeze(-1) * weights.square() / (NOISE + 1e-4) ** 2
         return vmtl, batch, own  # [T, inputs + 1, d_z]
@@ -220,23 +188,21 @@ class TestOfLayers:
     @pytest.mark.parametrize("dropout", [0.0, 0.4])
     @pytest.mark.parametrize("kl_weight", [1.0, 0.1])
     def test_is_one_where_data_were_counted_once(self, dropout: float, kl_weight: float) -> None:
-        vmtl, batch, own = self._model(Anchored, Mixture(), dropout)
+        vmtl, batch, own = self._model(dropout)
         vmtl.tempering["representations"] = kl_weight
         own = own / kl_weight
-        _set(vmtl.programs()[1], torch.zeros(1), (1 + own).rsqrt(), "encoder")
         _set(vmtl, torch.zeros(1), (1 + own.sum(0, keepdim=True)).rsqrt(), "encoder")
         numbers = times_counted(vmtl, batch)
-        assert numbers["lenders_layers_evidence"] == pytest.approx(1, rel=0.03)
         assert numbers["layers_evidence"] == pytest.approx(1, rel=0.03)
-        assert "lenders_evidence" not in numbers  # of the weights nobody lends
 
     def test_is_there_only_where_tasks_have_layers_of_their_own(self) -> None:
-        vmtl, batch, own = self._model(Recursive, Mixture())
+        vmtl, batch, own = self._model()
         _set(vmtl, torch.zeros(1), (1 + own).rsqrt(), "encoder")
         numbers = times_counted(vmtl, batch)
         assert numbers["layers_evidence"] == pytest.approx(1 / 3, rel=0.03)
         assert set(numbers) == {"weights_evidence", "layers_evidence"}
-        shared = assemble(Settings(BayesianLinear(2), Standard()), 3, 2, (4,), True)
+        settings = Settings(BayesianLinear(2), Standard(), classifier="mean_field")
+        shared = assemble(settings, 3, 2, (4,), True)
         assert set(times_counted(shared, _batch(torch.randn(3, 5, 4)))) == {"weights_evidence"}
 
 
@@ -252,7 +218,7 @@ def test_curvatures_are_second_derivatives(
     """Of minus the log-likelihood, whatever the target; 1 class stands for a regression."""
     torch.manual_seed(seed)
     is_classification = num_classes > 1
-    settings = Settings(Identity(), Standard(), bias=bias)
+    settings = Settings(Identity(), Standard(), classifier="mean_field", bias=bias)
     vmtl = assemble(settings, 1, num_classes, (latent,), is_classification)
     vmtl = vmtl.double()
     w = 10 * vmtl.classifier().sample()

@@ -45,8 +45,12 @@ def _fit(splits: TaskSplits, device: str, settings: pv.Settings) -> FittedVMTL:
     )
 
 
-@pytest.mark.parametrize("pool", [pv.Nested(), pv.Feedback()], ids=["nested", "feedback"])
-def test_weights_in_closed_form_are_those_of_the_cpu(splits: TaskSplits, pool: pv.Nested) -> None:
+@pytest.mark.parametrize(
+    "pool",
+    [pv.Nested(), pv.Feedback(), pv.Standard()],
+    ids=["nested", "feedback", "standard"],
+)
+def test_weights_in_closed_form_are_those_of_the_cpu(splits: TaskSplits, pool: pv.Pool) -> None:
     """Partitions and scales are drawn on the CPU, from sites that differ by rounding alone."""
     one, other = (_fit(splits, device, pv.Settings(pool=pool)) for device in ("cpu", "cuda"))
     ours, theirs = (fitted.predict(splits.test).mean for fitted in (one, other))
@@ -64,9 +68,9 @@ def test_a_likelihood_that_the_data_choose_is_chosen_there() -> None:
     [
         pv.Settings(pv.MLP(4, hidden=(8,), stochastic=False), pv.Nested()),
         pv.Settings(pv.MLP(4, hidden=(8,)), pv.Mixture()),
-        pv.Settings(pv.MLP(4, hidden=(8,)), pv.Clustered()),
+        pv.Settings(pv.MLP(4, hidden=(8,)), pv.Mixture(), classifier="mean_field"),
     ],
-    ids=["nested", "mixture", "clustered"],
+    ids=["nested", "mixture", "mean_field"],
 )
 def test_an_encoder_learns_there(splits: TaskSplits, settings: pv.Settings) -> None:
     fitted = pv.fit(
@@ -83,7 +87,8 @@ def test_an_encoder_learns_there(splits: TaskSplits, settings: pv.Settings) -> N
 def test_a_resumed_run_goes_on_with_the_noise_of_the_device(
     splits: TaskSplits, tmp_path: Path
 ) -> None:
-    settings = pv.Settings(pv.MLP(4, hidden=(8,), dropout=0.1), pv.Mixture())
+    encoder = pv.MLP(4, hidden=(8,), dropout=0.1)
+    settings = pv.Settings(encoder, pv.Mixture(), classifier="mean_field")
 
     def run(epochs: int, **options: Any) -> list[float]:
         training = replace(TRAINING, epochs=epochs)

@@ -16,16 +16,13 @@ from pyro_vmtl.model import (
     MLP,
     SITES,
     VMTL,
-    Anchored,
     BayesianLinear,
-    Clustered,
     GaussianLikelihood,
     Geometric,
-    Hierarchical,
     Identity,
     Mixture,
+    Nested,
     Power,
-    Recursive,
     Settings,
     Standard,
     assemble,
@@ -34,14 +31,18 @@ from pyro_vmtl.model import (
 TASKS, SAMPLES, INPUTS = 3, 5, 4
 
 MODELS = [
-    Settings(Identity(), Standard(), lenders=Recursive),
-    Settings(MLP(3, hidden=(8,), dropout=0.3), Mixture(), lenders=Recursive),
-    Settings(MLP(3, hidden=(), stochastic=False), Power(), lenders=Recursive, empirical_bayes=True),
+    Settings(Identity(), Standard(), classifier="mean_field"),
+    Settings(MLP(3, hidden=(8,), dropout=0.3), Mixture(), classifier="mean_field"),
+    Settings(
+        MLP(3, hidden=(), stochastic=False),
+        Power(),
+        classifier="mean_field",
+        empirical_bayes=True,
+    ),
     Settings(
         BayesianLinear(3, per_task=True),
         Geometric(base=True),
         Mixture(base=True, spread="task"),
-        Anchored,
     ),
 ]
 
@@ -51,8 +52,7 @@ def _make(settings: Settings, num_tasks: int = TASKS) -> VMTL:
     with torch.no_grad():
         for parameter in vmtl.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    if isinstance(vmtl.lenders, Recursive):
-        vmtl.lenders.advance()
+    vmtl.update(_batch())  # so that there is something to lend, and evidence of weights
     return vmtl
 
 
@@ -107,10 +107,10 @@ class TestParts:
 
 MORE_MODELS = [
     *MODELS,
-    Settings(BayesianLinear(3), Hierarchical(2)),
-    Settings(BayesianLinear(3, prior="samples"), Clustered(), lenders=Anchored),
+    Settings(BayesianLinear(3), Nested(clusters=False)),
+    Settings(BayesianLinear(3, prior="samples"), Nested()),
     Settings(MLP(3, stochastic=False), Standard(), classifier="point"),
-    Settings(MLP(3, per_task=True), Mixture(), lenders=Recursive, classifier="amortised"),
+    Settings(MLP(3, per_task=True), Mixture(), classifier="amortised"),
 ]
 
 
@@ -146,7 +146,8 @@ class TestTaskLosses:
             torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
 
     def test_are_each_those_of_its_own_samples(self) -> None:
-        vmtl, batch = _make(Settings(MLP(3, dropout=0), Standard())), _batch()
+        settings = Settings(MLP(3, dropout=0), Standard(), classifier="mean_field")
+        vmtl, batch = _make(settings), _batch()
         pyro.set_rng_seed(0)
         before = task_losses(vmtl, batch)
         batch.x[1] += 1
@@ -173,7 +174,9 @@ class TestVariationalBasicMultiTaskLearning:
 
     def test_has_the_loss_of_a_straight_line_computation(self) -> None:
         num_classes, latent = 3, 4
-        settings = Settings(MLP(latent, hidden=(8,), dropout=0), Standard())
+        settings = Settings(
+            MLP(latent, hidden=(8,), dropout=0), Standard(), classifier="mean_field"
+        )
         vmtl = assemble(settings, TASKS, num_classes, (INPUTS,), is_classification=True)
         batch = _batch()
         batch.y = torch.randint(num_classes, batch.y.shape)
@@ -213,7 +216,7 @@ class TestVariationalBasicMultiTaskLearning:
 
 def _linear_model(x: np.ndarray[Any, Any], noise: float) -> VMTL:
     """One output, z = x, no bias: w_t ~ N(0, I), y ~ N(w_t x, noise^2)."""
-    settings = Settings(Identity(), Standard(), bias=False)
+    settings = Settings(Identity(), Standard(), classifier="mean_field", bias=False)
     vmtl = assemble(settings, len(x), 1, x.shape[2:], is_classification=False).double()
     likelihood = vmtl.likelihood
     assert isinstance(likelihood, GaussianLikelihood)

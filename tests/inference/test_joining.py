@@ -19,7 +19,7 @@ from pyro_vmtl.data.clusters import Kind
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL, TrainingSettings
 from pyro_vmtl.inspection import relatedness_matrix
-from pyro_vmtl.model import MLP, Clustered, Identity, Nested, NestedWeights, Settings
+from pyro_vmtl.model import MLP, Identity, Nested, NestedWeights, Settings
 from pyro_vmtl.model.priors.conditionals import bases
 from pyro_vmtl.model.priors.gibbs import spread
 from pyro_vmtl.model.priors.joining import candidates
@@ -481,10 +481,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("settings", "match"),
         [
-            (Settings(Identity(), Clustered()), "the pool Clustered; expected Nested"),
+            (Settings(Identity(), pv.Mixture()), "the pool Mixture; expected Nested"),
             (Settings(MLP(2, (4,), per_task=True), Nested()), "an encoder for each task"),
             (
-                Settings(MLP(2, (4,)), Nested(), pv.Mixture(), pv.Recursive),
+                Settings(MLP(2, (4,)), Nested(), pv.Mixture()),
                 r"the representation pool Mixture, .* expected Standard",
             ),
         ],

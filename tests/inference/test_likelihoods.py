@@ -266,6 +266,39 @@ class TestOnesOwn:
         assert float(mine.theta) == 0
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        pv.Standard(),
+        pv.Mixture(base=True, spread="scalar"),
+        pv.Geometric(base=True, spread="feature"),
+        pv.Power(spread="scalar"),
+    ],
+    ids=lambda pool: type(pool).__name__,
+)
+@pytest.mark.parametrize(
+    ("kind", "likelihood"),
+    [
+        ("poisson", pv.Poisson()),
+        ("negative binomial", pv.NegativeBinomial()),
+        ("outliers", pv.StudentT()),
+        ("ordinal", pv.Ordinal()),
+        ("gaussian", pv.Gaussian()),
+    ],
+)
+def test_every_pool_goes_with_weights_in_closed_form(
+    pool: pv.Pool, kind: str, likelihood: Family
+) -> None:
+    train, test = world(kind, 0)
+    chosen = pv.Settings(likelihood=likelihood, pool=pool)
+    budget = pv.TrainingSettings(epochs=1, steps_per_epoch=25)
+    found = pv.fit(train, None, chosen, budget, log_warnings=False)
+    ours, nested = (
+        one.predict(test).metrics()["mean"]["nll"] for one in (found, fitted(kind, likelihood, 0))
+    )
+    assert ours == pytest.approx(nested, abs=0.1)
+
+
 class TestRefusals:
     def test_targets_that_are_no_counts(self) -> None:
         x = torch.zeros(3, 1)
@@ -294,8 +327,11 @@ class TestRefusals:
 
     def test_weights_that_are_not_in_closed_form(self) -> None:
         train, _ = world("poisson", 0)
-        chosen = pv.Settings(likelihood=pv.Poisson(), pool=pv.Mixture())
-        with pytest.raises(pv.InputError, match="is Mixture; expected the pool Nested"):
+        chosen = pv.Settings(likelihood=pv.Poisson(), classifier="mean_field")
+        says = (
+            "is Poisson, for weights in closed form, and the classifier is 'mean_field'; expected"
+        )
+        with pytest.raises(pv.InputError, match=says):
             pv.build(train, chosen)
 
     def test_what_is_no_likelihood(self) -> None:

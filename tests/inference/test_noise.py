@@ -4,6 +4,7 @@ import copy
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from pyro_vmtl.inference import (
 )
 from pyro_vmtl.inference.elbo import elbo_parts
 from pyro_vmtl.inspection import compare, kl_per_task, to_inference_data
-from pyro_vmtl.model import MLP, Clustered, Nested, Settings
+from pyro_vmtl.model import MLP, Mixture, Nested, Settings, Standard
 
-GRADIENTS = Settings(MLP(3, hidden=(8,), dropout=0.1), Clustered())
+GRADIENTS = Settings(MLP(3, hidden=(8,), dropout=0.1), Mixture(), classifier="mean_field")
 TRAINING = TrainingSettings(epochs=2, steps_per_epoch=2, validation_samples=5)
 
 
@@ -85,6 +86,8 @@ def test_looking_at_a_fit_leaves_the_generators(
 ) -> None:
     save(fitted, tmp_path / "model")
     validation, batch = splits.validation, splits.train.dense()
+    # Whose leave-one-out takes draws.
+    alone = fit(splits.train, None, replace(GRADIENTS, pool=Standard()), TRAINING)
     looks: list[Callable[[], object]] = [
         lambda: load(tmp_path / "model"),
         lambda: predict(fitted.vmtl, splits.test, 5),
@@ -93,7 +96,7 @@ def test_looking_at_a_fit_leaves_the_generators(
         lambda: kl_per_task(fitted),
         lambda: diagnose(fitted.vmtl, batch),
         lambda: scale_temperature(fitted, validation),
-        lambda: compare({"one": fitted}, splits.test, splits.train, 20),
+        lambda: compare({"one": fitted, "alone": alone}, splits.test, splits.train, 20),
     ]
     for number, look in enumerate(looks):
         assert _leaves_the_generators(look), number

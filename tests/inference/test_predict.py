@@ -14,7 +14,6 @@ from pyro_vmtl.inference import Predictions, predict
 from pyro_vmtl.model import (
     MLP,
     VMTL,
-    Anchored,
     Architecture,
     BayesianLinear,
     GaussianLikelihood,
@@ -96,7 +95,7 @@ class TestInvariance:
         self, kind: str, encoder: Architecture
     ) -> None:
         tasks = _tasks(kind)
-        vmtl = _make(tasks, encoder, pool=Power(), lenders=Anchored)
+        vmtl = _make(tasks, encoder, pool=Power())
         order = torch.randperm(len(tasks))
         whole = predict(vmtl, tasks, num_samples=20)
         _assert_equal(whole, predict(vmtl, tasks.subset(order), num_samples=20), order)

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from pyro_vmtl.data import TaskSplits, read_rows, split_table
 from pyro_vmtl.errors import InputError
@@ -18,7 +20,8 @@ from pyro_vmtl.inference import (
     save,
     scale_temperature,
 )
-from pyro_vmtl.model import Identity, Settings
+from pyro_vmtl.inspection import kl_per_task, relatedness
+from pyro_vmtl.model import Identity, Mixture, Settings
 
 
 def table(rows: int = 60, seed: int = 0) -> pd.DataFrame:
@@ -82,6 +85,30 @@ def test_a_model_of_an_earlier_version_opens(tmp_path: Path) -> None:
     assert len(loaded.predict(splits.test).mean) == len(splits.test)
     with pytest.raises(InputError, match="does not say which columns of a table"):
         read_rows(table(), like=loaded)
+
+
+def test_a_model_of_a_version_that_had_lenders_opens(tmp_path: Path) -> None:
+    """There tasks lent each other their posteriors, or what anchors had learned of them."""
+    splits = split_table(table(), "clinic", "ill", features=["age", "year"])
+    settings = Settings(Identity(), Mixture(), classifier="mean_field")
+    training = TrainingSettings(epochs=1, steps_per_epoch=3)
+    fitted = fit(splits.train, None, settings, training)
+    folder = save(fitted, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    assert bool(tensors.pop("_extra_state"))
+    save_file(tensors | {"lenders.started": torch.tensor(True)}, folder / "model.safetensors")
+    description = json.loads((folder / "model.json").read_text())
+    del description["digest"]
+    description["settings"] |= {"classifier": "default", "lenders": {"Recursive": {}}}
+    (folder / "model.json").write_text(json.dumps(description))
+    loaded = load(folder)
+    assert loaded.settings.classifier == "mean_field"
+    pd.testing.assert_frame_equal(relatedness(loaded, 5), relatedness(fitted, 5))
+    pd.testing.assert_frame_equal(kl_per_task(loaded), kl_per_task(fitted))
+    description["settings"]["lenders"] = {"Anchored": {}}
+    (folder / "model.json").write_text(json.dumps(description))
+    with pytest.raises(InputError, match=r"pool Mixture over anchored lenders.*fit it anew"):
+        load(folder)
 
 
 def test_columns_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -13,19 +13,15 @@ from pyro_vmtl.inference import Constant, Decay, Ramp, TrainingModule, TrainingS
 from pyro_vmtl.model import (
     MLP,
     SITES,
-    Anchored,
     Architecture,
     BayesianLinear,
-    Clustered,
     Geometric,
     Identity,
-    Lenders,
     Linear,
     Mixture,
     Nested,
     Pool,
     Power,
-    Recursive,
     Settings,
     Standard,
     assemble,
@@ -39,7 +35,7 @@ POOLS: list[Pool] = [
     Geometric(base=True, spread="feature"),
     Power(spread="scalar"),
 ]
-LENDERS: list[type[Lenders]] = [Recursive, Anchored]
+CLASSIFIERS: list[Any] = ["mean_field", "conjugate"]
 ENCODERS: list[Architecture] = [
     Identity(),
     MLP(5, hidden=(8,)),
@@ -73,23 +69,24 @@ def _module(
 
 class TestEveryParameter:
     @pytest.mark.parametrize(
-        ("pool", "lenders", "encoder", "is_classification"),
-        list(product(POOLS, LENDERS, ENCODERS, [True, False])),
+        ("pool", "classifier", "encoder", "is_classification"),
+        [
+            model
+            for model in product(POOLS, CLASSIFIERS, ENCODERS, [True, False])
+            if model[0].borrows or model[1:3] != ("conjugate", ENCODERS[0])  # which has none
+        ],
         ids=str,
     )
     def test_learns_and_is_in_the_optimiser_once(
-        self, pool: Pool, lenders: type[Lenders], encoder: Architecture, is_classification: bool
+        self, pool: Pool, classifier: Any, encoder: Architecture, is_classification: bool
     ) -> None:
         layered = isinstance(encoder, BayesianLinear) and encoder.per_task
-        settings = Settings(encoder, pool, Mixture() if layered else Standard(), lenders)
+        settings = Settings(encoder, pool, Mixture() if layered else Standard(), classifier)
         estimator: Any = "analytic" if is_classification else "sampled"
-        training = TrainingSettings(estimator=estimator)
+        # A KL weight of 0 would leave nothing to learn of who lends layers.
+        training = TrainingSettings(estimator=estimator, kl_representations=Constant(0.003))
         module, batch = _module(settings, training, is_classification)
-        with torch.no_grad():  # anchors start knowing nothing: let them know something
-            for program in module.vmtl.programs()[1:]:
-                for scale in program.scale_parameters():
-                    scale.fill_(-1.0)
-        for step in range(2):  # the recursion has nothing to lend in the first step
+        for step in range(2):  # tasks have nothing to lend in the first step
             module.zero_grad()
             module.on_train_batch_start(batch, step)
             loss = module.training_step(batch, step)
@@ -109,9 +106,8 @@ class TestEveryParameter:
     def test_standard_deviations_learn_faster_and_forget_faster(
         self, rate: float, memory: float
     ) -> None:
-        module, _ = _module(
-            Settings(BayesianLinear(5), Clustered()), TrainingSettings(scale_rate=rate)
-        )
+        settings = Settings(BayesianLinear(5), Mixture(), classifier="mean_field")
+        module, _ = _module(settings, TrainingSettings(scale_rate=rate))
         rest, scales = module.configure_optimizers()["optimizer"].param_groups
         names = {id(parameter): name for name, parameter in module.vmtl.named_parameters()}
         found = {names[id(parameter)].rpartition(".")[2] for parameter in scales["params"]}
@@ -122,9 +118,22 @@ class TestEveryParameter:
         assert scales["betas"] == pytest.approx((0.9, memory))
         assert rest["betas"] == (0.9, 0.999)
 
-    def test_is_saved_with_the_module(self) -> None:
-        settings = Settings(BayesianLinear(5, per_task=True), Mixture(), Mixture(), Anchored)
+    @pytest.mark.parametrize("classifier", CLASSIFIERS)
+    def test_relatedness_beside_weights_in_closed_form_learns_four_times_as_fast(
+        self, classifier: Any
+    ) -> None:
+        encoder = BayesianLinear(5, per_task=True)
+        settings = Settings(encoder, Mixture(spread="task"), Mixture(), classifier)
         module, _ = _module(settings)
+        groups = module.configure_optimizers()["optimizer"].param_groups
+        rates = {id(p): group["lr"] / groups[0]["lr"] for group in groups for p in group["params"]}
+        found = [rates[id(parameter)] for parameter in module.vmtl.borrowing.parameters()]
+        expected = 4.0 if classifier == "conjugate" else 1.0
+        assert found == pytest.approx([expected] * 3)  # a spread, and the logits of two sites
+        assert rates[id(module.vmtl.get_parameter("encoder.loc"))] == 1.0
+
+    def test_is_saved_with_the_module(self) -> None:
+        module, _ = _module(Settings(BayesianLinear(5, per_task=True), Mixture(), Mixture()))
         saved = module.state_dict()
         for name, value in module.vmtl.state_dict().items():
             assert saved[f"elbo.vmtl.{name}"].equal(value)
@@ -132,15 +141,15 @@ class TestEveryParameter:
 
 
 class TestTheLoss:
-    def test_is_per_labelled_sample_and_adds_the_anchors(self) -> None:
-        module, batch = _module(Settings(MLP(5), Mixture(), lenders=Anchored))
-        main, anchor = module.vmtl.programs()
+    @pytest.mark.parametrize("classifier", CLASSIFIERS)
+    def test_is_the_elbo_per_labelled_sample(self, classifier: Any) -> None:
+        module, batch = _module(Settings(MLP(5), Mixture(), classifier=classifier))
+        module.vmtl.update(batch)
         torch.manual_seed(1)
         loss = module.training_step(batch, 0)
         torch.manual_seed(1)
         elbo: Any = module.elbo.elbo
-        expected = elbo.differentiable_loss(main.model, main.guide, batch)
-        expected = expected + elbo.differentiable_loss(anchor.model, anchor.guide, batch)
+        expected = elbo.differentiable_loss(module.vmtl.model, module.vmtl.guide, batch)
         torch.testing.assert_close(loss, expected / int(batch.mask.sum()))
 
     @pytest.mark.parametrize(
@@ -155,13 +164,14 @@ class TestTheLoss:
         ids=str,
     )
     @pytest.mark.parametrize("is_weighed", [False, True])
+    @pytest.mark.parametrize(("classifier", "weight"), [("mean_field", 0.02 * 4), ("conjugate", 1)])
     def test_of_means_is_the_elbo_with_the_kl_weights_that_are_set(
-        self, encoder: Architecture, is_weighed: bool
+        self, encoder: Architecture, is_weighed: bool, classifier: Any, weight: float
     ) -> None:
         """In tasks of equal size both losses count samples alike; the KL weights that a step has,
         and that diagnostics and tables read off, are those of a sum over samples."""
         own = isinstance(encoder, BayesianLinear) and encoder.per_task
-        settings = Settings(encoder, Mixture(), Mixture() if own else Standard(), Recursive)
+        settings = Settings(encoder, Mixture(), Mixture() if own else Standard(), classifier)
         training = TrainingSettings(
             epochs=2,
             steps_per_epoch=5,
@@ -171,8 +181,9 @@ class TestTheLoss:
             task_weighting="uncertainty" if is_weighed else None,
         )
         module, batch = _module(settings, training)
+        module.vmtl.update(batch)
         module.on_train_batch_start(batch, 0)
-        assert module.vmtl.tempering["weights"] == pytest.approx(0.02 * 4)
+        assert module.vmtl.tempering["weights"] == pytest.approx(weight)
         torch.manual_seed(1)
         means = module.training_step(batch, 0)
         torch.manual_seed(1)
@@ -180,15 +191,8 @@ class TestTheLoss:
         expected = elbo.differentiable_loss(module.vmtl.model, module.vmtl.guide, batch)
         torch.testing.assert_close(means, expected / 4)  # 4 samples a task
 
-    @pytest.mark.parametrize("site", SITES)
-    def test_of_means_is_refused_where_evidence_is_added_up(self, site: str) -> None:
-        of_weights, of_layers = (Clustered() if s == site else Mixture() for s in SITES)
-        settings = Settings(BayesianLinear(5, per_task=True), of_weights, of_layers, Anchored)
-        with pytest.raises(InputError, match="adds up what samples said; expected loss='elbo'"):
-            _module(settings, TrainingSettings(loss="task_means"))
-
     def test_goes_down(self) -> None:
-        module, batch = _module(Settings(Identity(), Standard()))
+        module, batch = _module(Settings(Identity(), Standard(), classifier="mean_field"))
         optimiser = torch.optim.Adam(module.parameters(), lr=0.05)
         losses = []
         for step in range(150):
@@ -201,7 +205,9 @@ class TestTheLoss:
 
 
 class TestSchedules:
-    def test_set_the_temperature_and_the_kl_weights_of_all_programs(self) -> None:
+    @pytest.mark.parametrize("classifier", CLASSIFIERS)
+    def test_set_the_temperature_and_the_kl_weights(self, classifier: Any) -> None:
+        """That of weights in closed form, which know Bayes' rule alone, stays 1."""
         training = TrainingSettings(
             epochs=2,
             steps_per_epoch=5,
@@ -209,17 +215,17 @@ class TestSchedules:
             kl_weights=Ramp(0.0, 1.0),
             kl_representations=Constant(0.01),
         )
-        layers = Settings(BayesianLinear(5, per_task=True), Mixture(), Mixture(), Anchored)
+        layers = Settings(BayesianLinear(5, per_task=True), Mixture(), Mixture(), classifier)
         module, batch = _module(layers, training)
         assert module.total_steps == 10
         for step, temperature, weight in ((0, 1.0, 0.0), (5, 0.5, 0.5), (10, 0.25, 1.0)):
             _at_step(module, step, batch)
             for borrowing in module.vmtl.borrowing.values():
                 assert float(borrowing.temperature) == pytest.approx(temperature)  # type: ignore[arg-type]
-            for program in module.vmtl.programs():
-                assert program.tempering == pytest.approx(
-                    dict(zip(SITES, (weight, 0.01), strict=True))
-                )
+            of_weights = 1.0 if classifier == "conjugate" else weight
+            assert module.vmtl.tempering == pytest.approx(
+                dict(zip(SITES, (of_weights, 0.01), strict=True))
+            )
 
     def test_set_the_learning_rate(self) -> None:
         training = TrainingSettings(epochs=2, steps_per_epoch=5, learning_rate=Ramp(0.1, 0.01))
@@ -280,7 +286,8 @@ class TestWhatIsLeftOpen:
                 assert module.vmtl.tempering["representations"] == 0
 
     def test_beside_weights_that_gradients_learn(self) -> None:
-        module, _ = _module(Settings(MLP(5, hidden=(8,)), Standard()), TrainingSettings())
+        settings = Settings(MLP(5, hidden=(8,)), Standard(), classifier="mean_field")
+        module, _ = _module(settings, TrainingSettings())
         assert module.settings.epochs == 40
         assert module.settings.learning_rate == Constant(0.003)
         assert module.settings.kl_representations == Constant(0.003)

@@ -17,38 +17,37 @@ from pyro_vmtl.inference.training import TrainingSettings
 from pyro_vmtl.inspection.relatedness import COLUMNS
 from pyro_vmtl.model import (
     MLP,
-    Anchored,
     BayesianLinear,
-    Clustered,
     Geometric,
     Identity,
     Mixture,
+    Nested,
     Power,
-    Recursive,
     Settings,
     Standard,
 )
+from pyro_vmtl.model.priors import nested
 
 SETTINGS = {
-    "mixture": Settings(
-        encoder=Identity(), pool=Mixture(base=True, spread="scalar"), lenders=Anchored
-    ),
+    "mixture": Settings(encoder=Identity(), pool=Mixture(base=True, spread="scalar")),
     "paper": Settings(
         encoder=MLP(latent_dim=3, hidden=(4,)),
         pool=Mixture(),
-        lenders=Recursive,
+        classifier="mean_field",
         empirical_bayes=True,
     ),
-    "clustered": Settings(encoder=Identity(), pool=Clustered(), lenders=Anchored),
-    "power": Settings(encoder=Identity(), pool=Power(), lenders=Anchored),
-    "geometric": Settings(encoder=BayesianLinear(latent_dim=3), pool=Geometric(base=True)),
+    "nested": Settings(encoder=Identity(), pool=Nested()),
+    "power": Settings(encoder=Identity(), pool=Power()),
+    "geometric": Settings(
+        encoder=BayesianLinear(latent_dim=3), pool=Geometric(base=True), classifier="mean_field"
+    ),
     "layers": Settings(
         encoder=BayesianLinear(latent_dim=3, per_task=True),
         pool=Power(spread="scalar"),
         representation_pool=Mixture(base=True),
-        lenders=Anchored,
     ),
     "standard": Settings(encoder=Identity(), pool=Standard()),
+    "mean_field": Settings(encoder=Identity(), pool=Standard(), classifier="mean_field"),
 }
 
 MakeFit = Callable[..., tuple[FittedVMTL, TaskSplits]]
@@ -82,7 +81,10 @@ def make_fit() -> MakeFit:
                 scale_rate=1.0,  # at ten times this rate scales would collapse in four steps
             )
             pyro.set_rng_seed(0)
-            fitted = fit(splits.train, splits.validation, SETTINGS[settings], training)
+            with pytest.MonkeyPatch.context() as patch:  # a few draws of partitions will do
+                patch.setattr(nested, "_ROUND", 10)
+                patch.setattr(nested, "_ROUNDS", 1)
+                fitted = fit(splits.train, splits.validation, SETTINGS[settings], training)
             made[key] = (fitted, splits)
         return made[key]
 

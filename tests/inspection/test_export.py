@@ -26,6 +26,7 @@ from pyro_vmtl.inspection.arviz_adapter import (
 )
 from pyro_vmtl.inspection.export import leave_one_out, to_inference_data
 from pyro_vmtl.inspection.relatedness import relatedness, relatedness_matrix
+from pyro_vmtl.model import GaussianLikelihood
 
 MakeFit = Callable[..., tuple[FittedVMTL, TaskSplits]]
 
@@ -37,10 +38,11 @@ CASES = [
     ("mixture", "multiclass"),
     ("paper", "binary"),
     ("power", "regression"),
-    ("clustered", "multiclass"),
+    ("nested", "multiclass"),
     ("geometric", "regression"),
     ("layers", "regression"),
     ("standard", "binary"),
+    ("mean_field", "regression"),
 ]
 
 
@@ -98,7 +100,7 @@ def test_coordinates_carry_the_users_names(make_fit: MakeFit, settings: str, kin
     [
         ("mixture", "weights"),
         ("power", "weights"),
-        ("clustered", "weights"),
+        ("nested", "weights"),
         ("layers", "weights"),
         ("layers", "representations"),
     ],
@@ -128,8 +130,9 @@ def test_relatedness_is_that_of_the_table_and_nan_for_itself(
         np.testing.assert_allclose(mean[expected.columns], expected)
 
 
-def test_distances_are_those_of_the_weights(make_fit: MakeFit) -> None:
-    fitted, splits = make_fit("mixture", 4)
+@pytest.mark.parametrize("settings", ["mixture", "nested", "mean_field"])
+def test_distances_are_those_of_the_weights(make_fit: MakeFit, settings: str) -> None:
+    fitted, splits = make_fit(settings, 4)
     data = to_inference_data(fitted, splits.train, num_samples=5)
     weights = values(data, "posterior", "weights")
     distances = values(data, "posterior", "task_distances")
@@ -284,7 +287,9 @@ def test_several_outputs_have_names_and_one_joint_density() -> None:
 def test_the_prior_says_where_it_comes_from(make_fit: MakeFit) -> None:
     expected = {
         "standard": ("N(0, I)", "encoder's output"),
-        "paper": ("Recursive lenders", "N(0, I)"),
+        "mixture": ("what the data of the other tasks say", "encoder's output"),
+        "nested": ("what the data of the other tasks say", "encoder's output"),
+        "paper": ("the other tasks' posteriors", "N(0, I)"),
         "geometric": ("Geometric", "p(Phi)"),
     }
     for settings, (weights, representations) in expected.items():
@@ -296,12 +301,19 @@ def test_the_prior_says_where_it_comes_from(make_fit: MakeFit) -> None:
             assert representations in attrs["prior_of_representations"]
 
 
-def test_prior_weights_under_no_borrowing_are_standard_normal(make_fit: MakeFit) -> None:
-    fitted, splits = make_fit("standard", 3)
+@pytest.mark.parametrize(
+    # In closed form N(0, I) is the prior of two contrasts of the three classes.
+    ("settings", "scale"),
+    [("mean_field", 1), ("standard", np.sqrt(2 / 3))],
+)
+def test_prior_weights_under_no_borrowing_are_standard_normal(
+    make_fit: MakeFit, settings: str, scale: float
+) -> None:
+    fitted, splits = make_fit(settings, 3)
     data = to_inference_data(fitted, splits.test, num_samples=2, prior_samples=2000)
     drawn = values(data, "prior", "weights")
     assert abs(drawn.mean().item()) < 0.02
-    assert drawn.std().item() == pytest.approx(1, abs=0.02)
+    assert drawn.std().item() == pytest.approx(scale, abs=0.02)
     none = to_inference_data(fitted, splits.test, num_samples=2, prior_samples=0)
     assert "prior" not in group_names(none)
     assert "prior_predictive" not in group_names(none)
@@ -311,10 +323,12 @@ def test_prior_targets_of_a_bayesian_layer_use_its_prior(make_fit: MakeFit) -> N
     fitted, splits = make_fit("layers", 1, "regression")
     data = to_inference_data(fitted, splits.test, num_samples=2, prior_samples=4000)
     drawn = values(data, "prior_predictive", "targets")
-    # y = w z + b + noise, z = Phi x + c, all of N(0, 1): variance d_z (|x|^2 + 1) + 1 + s^2.
-    with torch.no_grad():
-        noise = fitted.vmtl.likelihood.noise.item()  # type: ignore[operator]
-    expected = 3 * (splits.test.x.square().sum(-1) + 1) + 1 + noise**2
+    # y = w z + b + noise, z = Phi x + c, all of N(0, 1): variance d_z (|x|^2 + 1) + 1 + s^2, but
+    # that weights in closed form are of standardised targets.
+    likelihood = fitted.vmtl.likelihood
+    assert isinstance(likelihood, GaussianLikelihood)
+    noise, unit = likelihood.noise.item(), likelihood.target_scale.item()
+    expected = unit**2 * (3 * (splits.test.x.square().sum(-1) + 1) + 1) + noise**2
     np.testing.assert_allclose(drawn.var("draw"), expected, rtol=0.25)
 
 
@@ -332,8 +346,11 @@ def test_attributes_tell_how_the_fit_was_made(make_fit: MakeFit) -> None:
     assert "Mixture" in json.loads(plain["config"])["pool"]
 
 
-def test_leave_one_out_is_said_to_be_invalid_where_it_is(make_fit: MakeFit) -> None:
-    fitted = make_fit("mixture", 2)[0]
+@pytest.mark.parametrize("settings", ["mixture", "power", "standard", "mean_field"])
+def test_leave_one_out_is_valid_where_a_sample_speaks_in_its_own_likelihood_alone(
+    make_fit: MakeFit, settings: str
+) -> None:
+    fitted = make_fit(settings, 2)[0]
     vmtl, before = fitted.vmtl, dict(fitted.vmtl.tempering)
     try:
         vmtl.tempering.update(weights=1.0, representations=0.01)
@@ -341,14 +358,24 @@ def test_leave_one_out_is_said_to_be_invalid_where_it_is(make_fit: MakeFit) -> N
         assert leave_one_out(fitted)["loo_valid"] == 1
         vmtl.tempering.update(weights=0.1)
         note = leave_one_out(fitted)
-        assert note["loo_valid"] == 0
-        assert "weights at 0.1" in note["loo_note"]
+        # Weights in closed form know Bayes' rule alone.
+        assert note["loo_valid"] == vmtl.classifier.is_conjugate
+        assert ("weights at 0.1" in note["loo_note"]) != vmtl.classifier.is_conjugate
     finally:
         vmtl.tempering.update(before)
+
+
+def test_leave_one_out_is_said_to_be_invalid_where_it_is(make_fit: MakeFit) -> None:
     paper = leave_one_out(make_fit("paper", 2)[0])
-    for reason in ("recursive", "encoder", "relatedness"):
+    for reason in ("tasks lend their posteriors", "encoder", "relatedness"):
         assert reason in paper["loo_note"]
+    nested = leave_one_out(make_fit("nested", 2)[0])
+    assert nested["loo_valid"] == 0
+    assert "scales have seen every sample" in nested["loo_note"]
     assert "encoder layer" in leave_one_out(make_fit("geometric", 2)[0])["loo_note"]
+    layers = leave_one_out(make_fit("layers", 2)[0])
+    for reason in ("tasks lend their posteriors", "encoder layer"):  # of their layers
+        assert reason in layers["loo_note"]
     data = to_inference_data(make_fit("paper", 2)[0], make_fit("paper", 2)[1].test, 2)
     assert group(data, "log_likelihood").attrs["loo_valid"] == 0
     assert attributes(data)["loo_valid"] == 0

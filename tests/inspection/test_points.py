@@ -59,7 +59,7 @@ def test_diagnostics_say_nothing_of_evidence(points: Fit) -> None:
     fitted, splits = points
     numbers = diagnose(fitted.vmtl, splits.train.dense())
     assert numbers["weights_scale"] == 0
-    assert not {"weights_evidence", "lenders_evidence"} & set(numbers)
+    assert not any(name.endswith("_evidence") for name in numbers)
     assert all(np.isfinite(value) for value in numbers.values())
     assert not any("narrow" in sentence for sentence in fitted.warnings)
 

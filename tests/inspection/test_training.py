@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ def test_without_borrowing_the_kl_is_to_the_standard_normal(make_fit: MakeFit) -
     np.testing.assert_allclose(table["weights"], expected.detach(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("settings", ["mixture", "clustered", "geometric", "layers"])
+@pytest.mark.parametrize("settings", ["mixture", "nested", "geometric", "layers"])
 def test_the_tasks_kls_sum_to_that_of_the_elbo(make_fit: MakeFit, settings: str) -> None:
     fitted, splits = make_fit(settings)
     values = task_kls(fitted.vmtl, num_samples=250)
@@ -52,11 +53,12 @@ def test_the_tasks_kls_sum_to_that_of_the_elbo(make_fit: MakeFit, settings: str)
         assert "representations" not in values
 
 
-def test_snapshots_hold_what_the_model_said_after_each_epoch() -> None:
+@pytest.mark.parametrize("classifier", ["mean_field", "conjugate"])
+def test_snapshots_hold_what_the_model_said_after_each_epoch(classifier: Any) -> None:
     splits = clusters(3, 1, samples=6, dimensions=3, test_samples=2)
     snapshots = Snapshots(splits.train.names)
     training = TrainingSettings(epochs=3, steps_per_epoch=2)
-    settings = Settings(encoder=Identity(), pool=Mixture(base=True))
+    settings = Settings(encoder=Identity(), pool=Mixture(base=True), classifier=classifier)
     fitted = fit(splits.train, None, settings, training, callbacks=[snapshots])
     table = snapshots.relatedness()
     assert table["epoch"].unique().tolist() == [0, 1, 2]
@@ -68,7 +70,9 @@ def test_snapshots_hold_what_the_model_said_after_each_epoch() -> None:
     kls = snapshots.kls()
     assert len(kls) == 9
     final = kls[kls["epoch"] == 2].set_index("task")["kl"]
-    np.testing.assert_allclose(final, task_kls(fitted.vmtl)["weights"], rtol=1e-6)
+    assert (final > 0).all()
+    if classifier == "mean_field":  # weights in closed form settle after the last epoch
+        np.testing.assert_allclose(final, task_kls(fitted.vmtl)["weights"], rtol=1e-6)
 
 
 def test_of_a_long_training_about_twenty_snapshots_are_taken() -> None:

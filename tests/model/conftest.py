@@ -12,22 +12,17 @@ from pyro_vmtl.data import Batch, Views
 from pyro_vmtl.model import (
     MLP,
     VMTL,
-    Anchored,
     Architecture,
     BayesianLinear,
-    Clustered,
     Feedback,
     Geometric,
-    Hierarchical,
     Identity,
-    Lenders,
     Linear,
     Mixture,
     Nested,
     Pool,
     Power,
     PrincipalComponents,
-    Recursive,
     Settings,
     Standard,
     assemble,
@@ -44,8 +39,6 @@ POOLS: dict[str, Pool] = {
     "linear, base": Linear(base=True),
     "geometric, base, spread": Geometric(base=True, spread="feature"),
     "power, spread": Power(spread="scalar"),
-    "clustered": Clustered(),
-    "hierarchical": Hierarchical(num_components=2),
 }
 NESTED: dict[str, Pool] = {
     "nested": Nested(),
@@ -53,7 +46,6 @@ NESTED: dict[str, Pool] = {
     "nested, alone": Nested(mean=False, clusters=False, deviation="fixed"),
 }
 FEEDBACK: dict[str, Pool] = {"feedback": Feedback()}
-LENDERS: dict[str, type[Lenders]] = {"recursive": Recursive, "anchored": Anchored}
 ENCODERS: dict[str, Architecture] = {
     "identity": Identity(),
     "components": PrincipalComponents(3),
@@ -81,72 +73,59 @@ class Case:
     batch: Batch
 
 
-def _cases() -> Iterator[tuple[str, str, str, str, Classifier]]:
-    """Every pool with every encoder, recursive and anchored: one of them in classification, the
-    other in regression, turn about. And every other classifier with every encoder, and the nested
-    prior with every encoder, and with every kind of targets."""
-    for case in _of_mean_field():
-        yield *case, "mean_field"
+def _cases() -> Iterator[tuple[str, str, str, Classifier]]:
+    """Every pool with every encoder, in closed form and with free parameters: one of them in
+    classification, the other in regression, turn about. And every other classifier with every
+    encoder, and the nested prior with every encoder, and with every kind of targets."""
+    yield from _of_pools()
     kinds = cycle(KINDS)
     for encoder in ENCODERS:
-        yield "standard", "recursive", encoder, next(kinds), "point"
-    lent = cycle(
-        (pool, lenders)
-        for pool, lenders in product(POOLS, LENDERS)
-        if lenders == "anchored" or not POOLS[pool].needs_own_evidence
-    )
+        yield "standard", encoder, next(kinds), "point"
+    pools = cycle(POOLS)
     for encoder in [*ENCODERS, *ENCODERS]:
-        yield *next(lent), encoder, next(kinds), "amortised"
+        yield next(pools), encoder, next(kinds), "amortised"
     parts = cycle(NESTED)
     for encoder, kind in [
         *product(["identity"], KINDS),
         *zip(ENCODERS, cycle(KINDS), strict=False),
     ]:
-        yield next(parts), "recursive", encoder, kind, "conjugate"
+        yield next(parts), encoder, kind, "conjugate"
     for encoder, kind in (("components", "classification"), ("identity", "two classes")):
-        yield "feedback", "recursive", encoder, kind, "conjugate"
+        yield "feedback", encoder, kind, "conjugate"
 
 
-def _of_mean_field() -> Iterator[tuple[str, str, str, str]]:
-    for (p, pool), (i, lenders), (e, encoder) in product(
-        enumerate(POOLS), enumerate(LENDERS), enumerate(ENCODERS)
+def _of_pools() -> Iterator[tuple[str, str, str, Classifier]]:
+    classifiers: tuple[Classifier, ...] = ("conjugate", "mean_field")
+    for (p, pool), (c, classifier), (e, encoder) in product(
+        enumerate(POOLS), enumerate(classifiers), enumerate(ENCODERS)
     ):
-        # Without borrowing the lenders make no difference, and some pools need anchored ones.
-        needs = {"recursive"} if not POOLS[pool].borrows else set(LENDERS)
-        if POOLS[pool].needs_own_evidence:
-            needs = {"anchored"}
-        if lenders in needs:
-            yield pool, lenders, encoder, ("classification", "regression")[(p + i + e) % 2]
-    yield "standard", "recursive", "identity", "regression"
-    yield "standard", "recursive", "gaussian", "classification"
-    yield "mixture", "anchored", "gaussian", "regression of vectors"
-    yield "power, spread", "recursive", "layers", "regression of vectors"
-    yield "mixture", "recursive", "gaussian", "two classes"
-    yield "geometric, base, spread", "anchored", "layers", "two classes"
+        yield pool, encoder, ("classification", "regression")[(p + c + e) % 2], classifier
+    yield "mixture", "gaussian", "regression of vectors", "conjugate"
+    yield "geometric, base, spread", "layers", "two classes", "conjugate"
+    yield "standard", "identity", "regression", "mean_field"
+    yield "standard", "gaussian", "classification", "mean_field"
+    yield "power, spread", "layers", "regression of vectors", "mean_field"
+    yield "mixture", "gaussian", "two classes", "mean_field"
 
 
 @pytest.fixture(params=_cases(), ids=lambda case: "-".join(case))
 def case(request: pytest.FixtureRequest) -> Case:
-    """All pools, lenders, encoders, targets and classifiers; recursive lenders have something to
-    lend."""
-    pool, lenders, encoder, kind, classifier = request.param
+    """All pools, encoders, targets and classifiers; there has been an iteration whose posteriors
+    tasks can lend each other."""
+    pool, encoder, kind, classifier = request.param
     # Where tasks have layers of their own, or samples views through tasks, they borrow those too.
     lent = {"layers", "gaussian", "per task", "layer, samples"}
     prior = (POOLS | NESTED | FEEDBACK)[pool]
-    if prior.needs_own_evidence:
-        lent = {"layers"}
     borrows = pool in POOLS and prior.borrows and encoder in lent
     settings = Settings(
         ENCODERS[encoder],
         prior,
         prior if borrows else Standard(),
-        LENDERS[lenders],
         classifier,
     )
     is_classification, outputs = KINDS[kind]
     vmtl = assemble(settings, TASKS, outputs, (INPUTS,), is_classification)
-    if isinstance(vmtl.lenders, Recursive):
-        vmtl.lenders.advance()
+    vmtl.set_extra_state(torch.tensor(True))
     shape = (TASKS, SAMPLES)
     vector = (OUTPUTS,) if kind == "regression of vectors" else ()
     y = torch.randint(outputs, shape) if is_classification else torch.randn(*shape, *vector)

@@ -2,7 +2,7 @@
 
 import json
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,7 +12,6 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.model import (
     MLP,
     AmortisedWeights,
-    Anchored,
     Architecture,
     BayesianLinear,
     CategoricalLikelihood,
@@ -23,10 +22,13 @@ from pyro_vmtl.model import (
     Linear,
     MeanFieldWeights,
     Mixture,
+    Nested,
+    NestedWeights,
     PointWeights,
+    Pool,
+    PooledWeights,
     Power,
     PrincipalComponents,
-    Recursive,
     Settings,
     Standard,
     assemble,
@@ -50,18 +52,19 @@ POOLS = [
 
 
 @pytest.mark.parametrize(
-    ("encoder", "pool", "lenders"), list(product(ENCODERS, POOLS, [Recursive, Anchored]))
+    ("encoder", "pool", "classifier"),
+    list(product(ENCODERS, POOLS, [None, "conjugate", "mean_field"])),
 )
 def test_settings_survive_json(
     encoder: Architecture,
-    pool: Standard,
-    lenders: type[Recursive] | type[Anchored],
+    pool: Pool,
+    classifier: Literal["conjugate", "mean_field"] | None,
 ) -> None:
     settings = Settings(
         encoder,
         pool,
         Standard(),
-        lenders,
+        classifier,
         bias=False,
         empirical_bayes=True,
         initial_scale=0.2,
@@ -69,7 +72,7 @@ def test_settings_survive_json(
     plain = json.loads(json.dumps(to_plain(settings)))
     again = from_plain(plain)
     assert again.encoder == encoder
-    assert again.lenders is lenders
+    assert again.classifier == classifier
     assert repr(again.pool) == repr(pool)
     assert vars(again.pool) == vars(pool)
     assert (again.bias, again.empirical_bayes, again.initial_scale) == (False, True, 0.2)
@@ -94,6 +97,8 @@ def test_an_unknown_choice_is_refused_by_name() -> None:
 
 
 CLASSIFIERS: dict[Any, type] = {
+    None: PooledWeights,
+    "conjugate": PooledWeights,
     "mean_field": MeanFieldWeights,
     "point": PointWeights,
     "amortised": AmortisedWeights,
@@ -109,7 +114,9 @@ def test_the_classifier_is_the_one_chosen(name: Any, outputs: int, is_classifica
     for made in (settings, again):
         classifier = assemble(made, 3, outputs, (4,), is_classification).classifier
         assert type(classifier) is CLASSIFIERS[name]
-        rows = 1 if is_classification and outputs == 2 else outputs
+        # C classes have a row each, or in closed form C - 1 contrasts.
+        contrasts = is_classification and (outputs == 2 or classifier.is_conjugate)
+        rows = outputs - int(contrasts)
         assert classifier.event_shape == (rows, 5)
         assert classifier.gaussians().loc.shape == (3, rows, 5)
 
@@ -118,6 +125,53 @@ def test_a_model_saved_before_there_was_a_choice_has_a_mean_field() -> None:
     plain = to_plain(Settings(classifier="point", pool=Standard()))
     del plain["classifier"]
     assert from_plain(plain).classifier == "mean_field"
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=repr)
+def test_every_pool_has_weights_in_closed_form(pool: Pool) -> None:
+    for outputs, is_classification in ((3, True), (1, False)):
+        vmtl = assemble(Settings(pool=pool), 3, outputs, (4,), is_classification)
+        assert isinstance(vmtl.classifier, PooledWeights)
+        assert not list(vmtl.classifier.parameters())
+    assert isinstance(assemble(Settings(), 3, 3, (4,), True).classifier, NestedWeights)
+
+
+class TestSettingsOfAnEarlierVersion:
+    """There lenders were chosen beside the classifier, which was a mean field by default."""
+
+    def _plain(self, pool: Pool, lenders: str, **choices: Any) -> dict[str, Any]:
+        plain = to_plain(Settings(Identity(), pool, **choices))
+        return plain | {"lenders": {lenders: {}}}
+
+    def test_keep_a_mean_field_over_recursive_lenders(self) -> None:
+        for classifier in ("mean_field", "default"):
+            plain = self._plain(Mixture(), "Recursive") | {"classifier": classifier}
+            assert from_plain(plain).classifier == "mean_field"
+        plain = self._plain(Mixture(), "Recursive", classifier="amortised")
+        assert from_plain(plain).classifier == "amortised"
+
+    @pytest.mark.parametrize("lenders", ["Recursive", "Anchored"])
+    def test_of_pools_that_had_no_use_for_lenders_are_as_they_were(self, lenders: str) -> None:
+        nested = self._plain(Nested(), lenders, classifier="conjugate")
+        assert from_plain(nested).classifier == "conjugate"
+        assert from_plain(nested | {"classifier": "default"}).for_data((4,)).classifier == (
+            "conjugate"
+        )
+        standard = self._plain(Standard(), lenders, classifier="point")
+        assert from_plain(standard).classifier == "point"
+        assert from_plain(standard | {"classifier": "default"}).classifier == "mean_field"
+
+    def test_of_anchored_lenders_are_refused_in_a_sentence(self) -> None:
+        with pytest.raises(
+            InputError, match=r"the pool Mixture over anchored lenders.*fit it anew"
+        ):
+            from_plain(self._plain(Mixture(), "Anchored", classifier="mean_field"))
+
+    @pytest.mark.parametrize("pool", ["Clustered", "Hierarchical"])
+    def test_of_pools_that_are_gone_are_refused_in_a_sentence(self, pool: str) -> None:
+        plain = self._plain(Mixture(), "Anchored") | {"pool": {pool: {}}}
+        with pytest.raises(InputError, match=f"{pool}"):
+            from_plain(plain)
 
 
 def test_an_unknown_classifier_is_refused_by_name() -> None:
@@ -130,8 +184,6 @@ def test_an_unknown_classifier_is_refused_by_name() -> None:
     [
         ({"pool": Mixture}, "the pool is .*Mixture.*; expected a pool such as Mixture"),
         ({"representation_pool": "mixture"}, "the representation_pool is 'mixture'; expected"),
-        ({"lenders": Anchored()}, "the lenders are a Anchored; expected a class"),
-        ({"lenders": "anchored"}, "the lenders are 'anchored'; expected a class"),
         ({"bias": "maybe"}, "bias is 'maybe'; expected true or false"),
         ({"initial_scale": 0.0}, "initial_scale is 0.0; expected a number above 0"),
         ({"initial_noise": "small"}, "initial_noise is 'small'; expected a number above 0"),
@@ -155,6 +207,9 @@ def test_a_network_is_no_encoder() -> None:
 
 def test_the_likelihood_follows_the_data() -> None:
     assert isinstance(assemble(Settings(), 3, 2, (4,), True).likelihood, CategoricalLikelihood)
-    regression = assemble(Settings(MLP(4), initial_noise=0.25), 3, 2, (4,), False).likelihood
-    assert isinstance(regression, GaussianLikelihood)
-    torch.testing.assert_close(regression.noise, torch.full((3, 1, 2), 0.25), rtol=1e-3, atol=0)
+    for classifier in (None, "mean_field"):
+        settings = Settings(MLP(4), classifier=classifier, initial_noise=0.25)
+        regression = assemble(settings, 3, 2, (4,), False).likelihood
+        assert isinstance(regression, GaussianLikelihood)
+        expected = torch.full((3, 1, 2), 0.25)
+        torch.testing.assert_close(regression.noise.float(), expected, rtol=1e-3, atol=0)

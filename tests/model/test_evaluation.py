@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_vmtl.data import Batch, TaskSet
+from pyro_vmtl.data import Batch, TaskSet, Views
+from pyro_vmtl.distributions import PosteriorMixture
 from pyro_vmtl.inference import diagnose, elbo_parts, predict
 from pyro_vmtl.model import (
     MLP,
@@ -16,7 +17,6 @@ from pyro_vmtl.model import (
     GaussianEncoder,
     Mixture,
     PerTask,
-    Recursive,
     Settings,
     assemble,
     evaluating,
@@ -33,9 +33,9 @@ def _with_a_frozen_part() -> VMTL:
     """The batch norm of a pretrained network is to stay as it is, and the rest learns."""
     network = nn.Sequential(nn.Linear(INPUTS, 5), nn.BatchNorm1d(5), nn.Dropout(), nn.Linear(5, 6))
     network[1].eval()
-    settings = Settings(GaussianEncoder(network, 3), Mixture(), Mixture(), Recursive)
+    settings = Settings(GaussianEncoder(network, 3), Mixture(), Mixture(), "mean_field")
     vmtl = assemble(settings, TASKS, 2, (INPUTS,), is_classification=True)
-    vmtl.lenders.advance()
+    vmtl.set_extra_state(torch.tensor(True))
     return vmtl
 
 
@@ -47,7 +47,11 @@ def _tasks() -> TaskSet:
 
 
 def _lend_views(vmtl: VMTL, tasks: TaskSet) -> None:
-    assert vmtl.lenders.views(vmtl, torch.randn(TASKS, 2, TASKS, INPUTS)) is not None
+    batch = tasks.dense()
+    shape = (*batch.mask.shape, TASKS)
+    batch.views = Views(torch.randn(*shape, INPUTS), torch.ones(shape, dtype=torch.bool))
+    draw = torch.full((TASKS, 1, TASKS - 1), 1 / (TASKS - 1)).double()
+    assert isinstance(vmtl.representations_prior(batch, draw), PosteriorMixture)
 
 
 def _predict(vmtl: VMTL, tasks: TaskSet) -> None:

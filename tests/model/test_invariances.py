@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyro.distributions as dist
 import pytest
@@ -25,17 +25,14 @@ from pyro_vmtl.distributions import RelatednessGates, RelatednessWeights
 from pyro_vmtl.model import (
     MLP,
     VMTL,
-    Anchored,
     Architecture,
     BayesianLinear,
     Borrowing,
     Geometric,
     Identity,
-    Lenders,
     Mixture,
     Pool,
     Power,
-    Recursive,
     Settings,
     Standard,
     assemble,
@@ -120,20 +117,20 @@ def _components(vmtl: VMTL, site: str, slots: Tensor) -> Tensor:
 def _make(
     encoder: Architecture,
     pool: Pool,
-    lenders: type[Lenders] = Recursive,
     is_classification: bool = True,
+    classifier: Literal["mean_field", "conjugate"] = "mean_field",
     num_tasks: int = TASKS,
 ) -> VMTL:
     """A model in float64, dropout off, every parameter somewhere of its own."""
     layered = isinstance(encoder, BayesianLinear) and encoder.per_task
-    choices = Settings(encoder, pool, pool if layered else Standard(), lenders)
+    choices = Settings(encoder, pool, pool if layered else Standard(), classifier)
     outputs = CLASSES if is_classification else 1
     vmtl = assemble(choices, num_tasks, outputs, (INPUTS,), is_classification).double().eval()
     with torch.no_grad():
         for parameter in vmtl.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    if isinstance(vmtl.lenders, Recursive):
-        vmtl.lenders.advance()
+    mask = torch.ones(num_tasks, SAMPLES, dtype=torch.bool)
+    vmtl.update(_batch(mask, is_classification))  # there are posteriors to lend
     return vmtl
 
 
@@ -146,12 +143,8 @@ def _batch(mask: Tensor, is_classification: bool) -> Batch:
 
 
 def _loss(vmtl: VMTL, batch: Batch, noise: Noise, kind: type[Trace_ELBO]) -> Tensor:
-    """Of the model and what is trained beside it."""
-    losses = [
-        kind().differentiable_loss(program.model, FromNoise(program, noise)(program.guide), batch)
-        for program in vmtl.programs()
-    ]
-    return torch.stack([loss.double() for loss in losses]).sum()
+    loss = kind().differentiable_loss(vmtl.model, FromNoise(vmtl, noise)(vmtl.guide), batch)
+    return loss.double()
 
 
 def _gradients(vmtl: VMTL, loss: Tensor) -> dict[str, Tensor]:
@@ -160,26 +153,38 @@ def _gradients(vmtl: VMTL, loss: Tensor) -> dict[str, Tensor]:
     return dict(zip(names, gradients, strict=True))
 
 
-CASES: dict[str, tuple[Architecture, Pool, type[Lenders], bool]] = {
-    "gaussian-mixture": (MLP(7, hidden=(8,)), Mixture(), Recursive, True),
-    "gaussian-regression": (MLP(7, hidden=(8,)), Mixture(), Anchored, False),
+CASES: dict[str, tuple[Architecture, Pool, bool, Literal["mean_field", "conjugate"]]] = {
+    "gaussian-mixture": (MLP(7, hidden=(8,)), Mixture(), True, "mean_field"),
+    "gaussian-regression": (MLP(7, hidden=(8,)), Mixture(), False, "mean_field"),
     "deterministic-base": (
         MLP(7, hidden=(8,), stochastic=False),
         Mixture(base=True, spread="task"),
-        Anchored,
         True,
+        "mean_field",
     ),
     "deterministic-regression": (
         MLP(7, hidden=(8,), stochastic=False, per_task=True),
         Geometric(base=True, spread="feature"),
-        Recursive,
         False,
+        "mean_field",
     ),
-    "per task-power": (MLP(7, hidden=(8,), per_task=True), Power(spread="task"), Anchored, True),
-    "layers": (BayesianLinear(7, per_task=True), Mixture(base=True), Recursive, False),
-    "layers-power": (BayesianLinear(7, per_task=True), Power("task"), Anchored, True),
-    "layer-samples": (BayesianLinear(7, prior="samples"), Power(), Recursive, False),
-    "identity": (Identity(), Mixture(), Anchored, True),
+    "per task-power": (
+        MLP(7, hidden=(8,), per_task=True),
+        Power(spread="task"),
+        True,
+        "mean_field",
+    ),
+    "layers": (BayesianLinear(7, per_task=True), Mixture(base=True), False, "mean_field"),
+    "layers-power": (BayesianLinear(7, per_task=True), Power("task"), True, "mean_field"),
+    "layer-samples": (BayesianLinear(7, prior="samples"), Power(), False, "mean_field"),
+    "identity": (Identity(), Mixture(), True, "mean_field"),
+    "conjugate-mixture": (
+        MLP(7, hidden=(8,)),
+        Mixture(base=True, spread="task"),
+        True,
+        "conjugate",
+    ),
+    "conjugate-power": (Identity(), Power(spread="task"), False, "conjugate"),
 }
 every_case = pytest.mark.parametrize("name", CASES)
 every_elbo = pytest.mark.parametrize("kind", [Trace_ELBO, TraceMeanField_ELBO])
@@ -190,7 +195,7 @@ class TestTheOrderOfTheTasks:
     @every_elbo
     @pytest.mark.parametrize("order", [[1, 2, 0], [2, 1, 0]])
     def test_does_not_matter(self, name: str, kind: type[Trace_ELBO], order: list[int]) -> None:
-        *_, is_classification = CASES[name]
+        _, _, is_classification, _ = CASES[name]
         one, two = _make(*CASES[name]), _make(*CASES[name])
         two.load_state_dict(_permuted(one, order))
         mask = torch.rand(TASKS, SAMPLES) < 0.7
@@ -203,15 +208,14 @@ class TestTheOrderOfTheTasks:
             noise.representations[order],
             {site: gumbel[order][:, columns] for site, gumbel in noise.gumbel.items()},
         )
-        for program, other in zip(one.programs(), two.programs(), strict=True):
-            sites = _log_probs(program, batch, noise)
-            others = _log_probs(other, other_batch, other_noise)
-            assert sites.keys() == others.keys()
-            for site in sites:
-                ours, theirs = sites[site], others[site]
-                if site != "layer_kl":  # a single number
-                    ours = ours[order]
-                torch.testing.assert_close(ours, theirs)
+        sites = _log_probs(one, batch, noise)
+        others = _log_probs(two, other_batch, other_noise)
+        assert sites.keys() == others.keys()
+        for site in sites:
+            ours, theirs = sites[site], others[site]
+            if site != "layer_kl":  # a single number
+                ours = ours[order]
+            torch.testing.assert_close(ours, theirs)
         loss, other_loss = (
             _loss(one, batch, noise, kind),
             _loss(two, other_batch, other_noise, kind),
@@ -259,7 +263,7 @@ class TestAMaskedSample:
     @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(seed=st.integers(0, 999))
     def test_is_as_good_as_removed(self, name: str, kind: type[Trace_ELBO], seed: int) -> None:
-        *_, is_classification = CASES[name]
+        _, _, is_classification, _ = CASES[name]
         torch.manual_seed(seed)
         vmtl = _make(*CASES[name])
         mask = torch.rand(TASKS, SAMPLES) < 0.6
@@ -342,7 +346,7 @@ class TestMinibatches:
     @every_elbo
     def test_average_to_the_whole_over_all_subsets(self, name: str, kind: type[Trace_ELBO]) -> None:
         sizes, chosen = [4, 3], [2, 1]
-        tasks = _task_set(sizes, is_classification=CASES[name][-1])
+        tasks = _task_set(sizes, is_classification=CASES[name][2])
         subsets = [
             list(combinations(tasks.indices(t).tolist(), chosen[t])) for t in range(len(sizes))
         ]
@@ -367,7 +371,7 @@ class TestMinibatches:
     def test_average_to_the_whole_over_one_pass(
         self, name: str, way: dict[str, int], kind: type[Trace_ELBO]
     ) -> None:
-        tasks = _task_set([4, 4], is_classification=CASES[name][-1])
+        tasks = _task_set([4, 4], is_classification=CASES[name][2])
         if "per_class" in way:  # two of each class in every task: chunks of equal size
             tasks.y.copy_(torch.arange(8) % 2)
         batches = list(TaskBatches(tasks, way.get("batch_size"), way.get("per_class")))

@@ -20,7 +20,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pyro_vmtl.data import Batch
-from pyro_vmtl.model import VMTL, CategoricalLikelihood, Identity, Settings, assemble
+from pyro_vmtl.model import (
+    VMTL,
+    CategoricalLikelihood,
+    Geometric,
+    Identity,
+    Mixture,
+    Pool,
+    PooledWeights,
+    Power,
+    Settings,
+    Standard,
+    assemble,
+)
 
 if TYPE_CHECKING:
     from tests.model.conftest import Case
@@ -49,17 +61,16 @@ class OneDevice(TorchDispatchMode):
 def _evaluate(vmtl: VMTL, batch: Batch) -> None:
     """Every density, KL and gradient that an ELBO of the model takes."""
     total = torch.zeros((), device="meta")
-    for program in vmtl.programs():
-        guide = poutine.trace(program.guide).get_trace(batch)
-        model = poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(batch)
-        terms: list[Any] = [guide.log_prob_sum(), model.log_prob_sum()]
-        for name in prune_subsample_sites(guide).stochastic_nodes:
-            laws: list[Any] = [trace.nodes[name]["fn"] for trace in (guide, model)]
-            if guide.nodes[name]["mask"] is not False:  # such a site contributes nothing
-                terms.append(kl_divergence(*laws).sum())
-        for term in terms:
-            assert term.is_meta
-            total = total + term
+    guide = poutine.trace(vmtl.guide).get_trace(batch)
+    model = poutine.trace(poutine.replay(vmtl.model, trace=guide)).get_trace(batch)
+    terms: list[Any] = [guide.log_prob_sum(), model.log_prob_sum()]
+    for name in prune_subsample_sites(guide).stochastic_nodes:
+        laws: list[Any] = [trace.nodes[name]["fn"] for trace in (guide, model)]
+        if guide.nodes[name]["mask"] is not False:  # such a site contributes nothing
+            terms.append(kl_divergence(*laws).sum())
+    for term in terms:
+        assert term.is_meta
+        total = total + term
     if any(parameter.requires_grad for parameter in vmtl.parameters()):
         total.backward()
 
@@ -79,6 +90,25 @@ def test_nothing_is_made_elsewhere(case: Case) -> None:
         vmtl.update(batch)
     for parameter in vmtl.parameters():
         assert parameter.grad is None or parameter.grad.is_meta
+
+
+@pytest.mark.usefixtures("_no_validation")
+@pytest.mark.parametrize("is_classification", [True, False])
+@pytest.mark.parametrize(
+    "pool",
+    [Standard(), Mixture(base=True, spread="task"), Geometric(base=True), Power(spread="scalar")],
+    ids=repr,
+)
+def test_what_follows_from_sites_is_found_where_they_are(
+    pool: Pool, is_classification: bool
+) -> None:
+    """An update sees nothing there; what comes after its first step has numbers for itself."""
+    vmtl = assemble(Settings(Identity(), pool), 3, 3, (4,), is_classification).to("meta")
+    assert isinstance(vmtl.classifier, PooledWeights)
+    with OneDevice():
+        vmtl.classifier.look(vmtl.likelihood, last=True)
+        lent = vmtl.classifier.lent()
+    assert all(part.is_meta for part in (*lent, *vmtl.buffers()))
 
 
 class _Careless(CategoricalLikelihood):

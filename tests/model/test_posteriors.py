@@ -15,14 +15,12 @@ from pyro_vmtl.data import Batch
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model import (
     VMTL,
-    Clustered,
-    Hierarchical,
     Identity,
     MeanFieldWeights,
     Mixture,
     PointWeights,
     Pool,
-    Recursive,
+    Power,
     Settings,
     Standard,
     assemble,
@@ -48,12 +46,12 @@ def test_is_one_gaussian_a_task_with_the_bias_as_last_column() -> None:
     assert MeanFieldWeights(3, 2, 4, bias=False).event_shape == (2, 4)
 
 
-def test_forgetting_is_being_as_wide_as_the_standard_normal() -> None:
+def test_lends_itself_without_gradient() -> None:
     posterior = MeanFieldWeights(3, 2, 4)
-    loc = posterior.loc.detach().clone()
-    posterior.forget()
-    torch.testing.assert_close(posterior.scale, torch.ones(3, 2, 5))
-    assert posterior.loc.equal(loc)
+    lent = posterior.lent()
+    for ours, own in zip(lent, posterior.gaussians(), strict=True):
+        assert ours.equal(own)
+        assert not ours.requires_grad
 
 
 NOISE = 0.5
@@ -111,13 +109,13 @@ class TestPoints:
         assert law.sample(torch.Size([4])).equal(posterior.loc.unsqueeze(1).expand(4, 3, 1, 2, 5))
         assert posterior.gaussians().scale.abs().max() == 0
 
-    @pytest.mark.parametrize("pool", [Mixture(), Clustered(), Hierarchical()], ids=repr)
+    @pytest.mark.parametrize("pool", [Mixture(), Power()], ids=repr)
     def test_lend_to_nobody(self, pool: Pool) -> None:
         with pytest.raises(InputError, match="point estimates") as error:
             assemble(Settings(Identity(), pool, classifier="point"), 3, 2, (4,), True)
         assert "\n" not in str(error.value)
 
     def test_of_one_task_are_refused_alike(self) -> None:
-        settings = Settings(Identity(), Mixture(), lenders=Recursive, classifier="point")
+        settings = Settings(Identity(), Mixture(), classifier="point")
         with pytest.raises(InputError, match="expected the pool Standard"):
             assemble(settings, 1, 2, (4,), True)

@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
-from pyro_vmtl.model import ClusteredBorrowing, FeedbackWeights, Recursive
+from pyro_vmtl.model import Borrowing, FeedbackWeights, NestedWeights, PooledWeights
 
 if TYPE_CHECKING:
     from tests.model.conftest import Case
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("few_draws")
 
 # Of a posterior in closed form, besides the chains and the draws.
-CONJUGATE = ("precision", "shift", "counts", "loc", "covariance", "steps", "effective")
+CONJUGATE = ("precision", "shift", "counts", "loc", "covariance", "steps")
 
 
 def _state(module: nn.Module) -> dict[str, Any]:
@@ -50,16 +50,15 @@ def test_running_a_program_changes_nothing(case: Case, is_training: bool) -> Non
     vmtl, batch = case.vmtl.train(is_training), case.batch
     vmtl.update(batch, last=True)
     before, store = _state(vmtl), set(pyro.get_param_store())
-    for program in vmtl.programs():
-        for elbo in (Trace_ELBO(), TraceMeanField_ELBO(num_particles=2)):
-            loss = elbo.differentiable_loss(program.model, program.guide, batch)
-            assert loss.requires_grad == bool(list(vmtl.parameters()))
-            if loss.requires_grad:
-                loss.backward()
-        with torch.no_grad():
-            guide = poutine.trace(program.guide).get_trace(batch)
-            poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(batch)
-            TraceMeanField_ELBO().loss(program.model, program.guide, batch)
+    for elbo in (Trace_ELBO(), TraceMeanField_ELBO(num_particles=2)):
+        loss = elbo.differentiable_loss(vmtl.model, vmtl.guide, batch)
+        assert loss.requires_grad == bool(list(vmtl.parameters()))
+        if loss.requires_grad:
+            loss.backward()
+    with torch.no_grad():
+        guide = poutine.trace(vmtl.guide).get_trace(batch)
+        poutine.trace(poutine.replay(vmtl.model, trace=guide)).get_trace(batch)
+        TraceMeanField_ELBO().loss(vmtl.model, vmtl.guide, batch)
     Predictive(vmtl.model, guide=vmtl.guide, num_samples=2)(batch, observed=False)
     assert _changed(vmtl, before) == set()
     assert set(pyro.get_param_store()) == store
@@ -68,38 +67,25 @@ def test_running_a_program_changes_nothing(case: Case, is_training: bool) -> Non
 def test_update_moves_what_is_to_move_and_no_parameter(case: Case) -> None:
     vmtl, batch = case.vmtl, case.batch
     moving: set[str] = set()
-    if vmtl.borrowing and vmtl.lenders.observes:
-        moving |= {"lenders.second_moments", "lenders.observed"}
-    for prefix, program in zip(("", "lenders.anchor."), vmtl.programs(), strict=False):
-        if program.classifier.observes:
-            moving |= {f"{prefix}classifier.{name}" for name in ("sums", "counts")}
-    for site, borrowing in vmtl.borrowing.items():
-        if isinstance(borrowing, ClusteredBorrowing):
-            moving.add(f"borrowing.{site}.steps")
+    if vmtl.classifier.observes:
+        moving |= {"classifier.sums", "classifier.counts"}
     if vmtl.classifier.is_conjugate:
         moving |= {f"classifier.{name}" for name in CONJUGATE}
+        if isinstance(vmtl.classifier, NestedWeights):
+            moving |= {"classifier.effective"}
         if isinstance(vmtl.classifier, FeedbackWeights):
             moving -= {"classifier.effective"}
         if vmtl.likelihood.has_noise:
             moving |= {"classifier.squares", "likelihood.raw_noise"}
+            if isinstance(vmtl.classifier, PooledWeights):
+                moving |= {"classifier.noise"}
     before, noise = _state(vmtl), torch.get_rng_state()
     vmtl.update(batch, last=True)
-    # What is drawn may be what it was, and lenders that know nothing have nothing to say.
-    may = {
-        "labels",
-        "spreads",
-        "scales",
-        "factors",
-        "of_chains",
-        "rows",
-        "prior_loc",
-        "prior_scale",
-    }
+    # What is drawn may be what it was.
     changed = {
         name
         for name in _changed(vmtl, before)
-        if name.rpartition(".")[2] not in may
-        and not name.startswith(("classifier.chain_", "classifier.draw_"))
+        if not name.startswith(("classifier.chain_", "classifier.draw_"))
     }
     assert changed == moving
     assert torch.get_rng_state().equal(noise)
@@ -117,14 +103,22 @@ def test_update_moves_alike_in_training_and_in_evaluation(case: Case) -> None:
     assert changed == set()
 
 
-def test_update_is_the_first_iteration_of_recursive_lenders(case: Case) -> None:
+def test_update_is_the_first_iteration_whose_posteriors_are_lent(case: Case) -> None:
     vmtl, batch = case.vmtl, case.batch
-    if not (isinstance(vmtl.lenders, Recursive) and vmtl.borrowing):
+    if "weights" not in vmtl.borrowing or isinstance(vmtl.classifier, NestedWeights):
         return
-    vmtl.lenders = Recursive()
-    assert vmtl.lenders.weights(vmtl) is None
+    vmtl.set_extra_state(torch.tensor(False))
+    borrowing = vmtl.borrowing["weights"]
+    assert isinstance(borrowing, Borrowing)
+    draw = borrowing.relatedness_posterior().sample()
+
+    def is_pooled() -> bool:
+        """Whether the prior is that of the lenders: all of it, mean and variance."""
+        prior = vmtl.weights_prior(draw)
+        expected = borrowing.prior(draw, vmtl.classifier.lent())
+        return prior.mean.equal(expected.mean) and prior.variance.equal(expected.variance)
+
+    # What is in closed form lends what the data have said so far, which is nothing.
+    assert is_pooled() == vmtl.classifier.is_conjugate
     vmtl.update(batch)
-    lent, own = vmtl.lenders.weights(vmtl), vmtl.classifier.gaussians()
-    assert lent is not None
-    assert lent.loc.equal(own.loc)
-    assert lent.scale.equal(own.scale)
+    assert is_pooled()

@@ -14,17 +14,15 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.model import (
     MLP,
     VMTL,
-    Anchored,
     Borrowing,
-    Clustered,
+    Feedback,
     Geometric,
-    Hierarchical,
     Identity,
     Linear,
     Mixture,
+    Nested,
     Pool,
     Power,
-    Recursive,
     Settings,
     Standard,
     assemble,
@@ -35,9 +33,9 @@ T, B, D, Z = 4, 3, 5, 2
 
 def _make(pool: Pool, per_task: bool = False) -> VMTL:
     encoder = MLP(Z, hidden=(6,), dropout=0.5, per_task=per_task)
-    settings = Settings(encoder, Standard(), pool, Recursive)
+    settings = Settings(encoder, Standard(), pool, "mean_field")
     vmtl = assemble(settings, T, 3, (D,), is_classification=True)
-    vmtl.lenders.advance()
+    vmtl.set_extra_state(torch.tensor(True))
     return vmtl
 
 
@@ -174,33 +172,33 @@ def test_nothing_is_lent_before_the_first_iteration_nor_without_views() -> None:
 
 
 def vmtl_settings() -> Settings:
-    return Settings(MLP(Z, hidden=(6,)), Standard(), Mixture(), Recursive)
+    return Settings(MLP(Z, hidden=(6,)), Standard(), Mixture(), "mean_field")
 
 
-def test_lenders_have_neither_gradient_nor_dropout_noise() -> None:
+def test_what_is_lent_has_neither_gradient_nor_dropout_noise() -> None:
     vmtl, batch = _make(Mixture()).train(), _batch()
-    assert batch.views is not None
-    one, two = (vmtl.lenders.views(vmtl, batch.views.x) for _ in range(2))
-    assert one is not None
-    assert two is not None
-    assert one.loc.shape == (T, B, T, Z)
-    assert one.loc.equal(two.loc)
-    assert not one.loc.requires_grad
+    draw = torch.full((T, 1, T - 1), 1 / (T - 1)).double()
+    priors = [vmtl.representations_prior(batch, draw) for _ in range(2)]
+    one, two = (prior.components.loc for prior in priors if isinstance(prior, PosteriorMixture))
+    assert one.shape == (T, B, T, Z)
+    assert one.equal(two)
+    assert not one.requires_grad
     assert vmtl.encoder.training
 
 
 @pytest.mark.parametrize(
-    ("encoder", "pool", "lenders", "sentence"),
+    ("encoder", "pool", "sentence"),
     [
-        (MLP(Z), Clustered(), Anchored, "every sample has a representation of its own"),
-        (MLP(Z), Hierarchical(), Recursive, "learns a prior of weights"),
-        (Identity(), Mixture(), Recursive, "expected Gaussian representations"),
-        (MLP(Z, stochastic=False), Mixture(), Recursive, "no Bayesian layer"),
+        (MLP(Z), Nested(), "a prior of weights; expected Standard, Mixture"),
+        (MLP(Z), Feedback(), "a prior of weights; expected Standard, Mixture"),
+        (Identity(), Mixture(), "expected Gaussian representations"),
+        (MLP(Z, stochastic=False), Mixture(), "no Bayesian layer"),
     ],
 )
+@pytest.mark.parametrize("classifier", ["conjugate", "mean_field"])
 def test_what_cannot_be_pooled_is_refused(
-    encoder: MLP | Identity, pool: Pool, lenders: type[Recursive], sentence: str
+    encoder: MLP | Identity, pool: Pool, classifier: Any, sentence: str
 ) -> None:
-    settings = Settings(encoder, Standard(), pool, lenders)
+    settings = Settings(encoder, Standard(), pool, classifier)
     with pytest.raises(InputError, match=sentence):
         assemble(settings, T, 3, (D,), is_classification=True)

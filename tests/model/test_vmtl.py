@@ -20,16 +20,15 @@ from pyro_vmtl.model import (
     MLP,
     SITES,
     VMTL,
-    Anchored,
     BayesianLinear,
     Borrowing,
     Geometric,
     Identity,
     Linear,
     Mixture,
+    Nested,
     Pool,
     Power,
-    Recursive,
     Settings,
     Standard,
     assemble,
@@ -47,11 +46,10 @@ def _make(num_tasks: int, started: bool = True, **choices: Any) -> VMTL:
     paper: dict[str, Any] = {
         "encoder": MLP(3, hidden=(), dropout=0),
         "pool": Mixture(),
-        "lenders": Recursive,
+        "classifier": "mean_field",
     }
     vmtl = assemble(Settings(**(paper | choices)), num_tasks, 3, (4,), is_classification=True)
-    if started and isinstance(vmtl.lenders, Recursive):
-        vmtl.lenders.advance()
+    vmtl.set_extra_state(torch.tensor(started))
     return vmtl
 
 
@@ -95,14 +93,13 @@ class TestEveryModel:
         ]
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            for program in vmtl.programs():
-                for elbo in elbos:
-                    loss = elbo.differentiable_loss(program.model, program.guide, batch)
-                    assert loss.shape == ()
-                    assert loss.isfinite()
-                    assert loss.requires_grad == bool(list(vmtl.parameters()))
-                    if loss.requires_grad:
-                        loss.backward()
+            for elbo in elbos:
+                loss = elbo.differentiable_loss(vmtl.model, vmtl.guide, batch)
+                assert loss.shape == ()
+                assert loss.isfinite()
+                assert loss.requires_grad == bool(list(vmtl.parameters()))
+                if loss.requires_grad:
+                    loss.backward()
         for name, parameter in vmtl.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
@@ -154,25 +151,23 @@ class TestEveryModel:
 
 
 class TestNumberOfTasks:
-    @pytest.mark.parametrize("lenders", [Recursive, Anchored])
+    @pytest.mark.parametrize("classifier", ["conjugate", "mean_field"])
     @pytest.mark.parametrize("pool", [Standard(), Mixture(base=True), Power()])
-    def test_one_task_has_nobody_to_borrow_from(
-        self, pool: Pool, lenders: type[Recursive] | type[Anchored]
-    ) -> None:
+    def test_one_task_has_nobody_to_borrow_from(self, pool: Pool, classifier: str) -> None:
         vmtl = _make(
             1,
             pool=pool,
             representation_pool=pool,
             encoder=BayesianLinear(3, per_task=True),
-            lenders=lenders,
+            classifier=classifier,
         )
-        assert vmtl.programs() == [vmtl]
         _, model = _sites(vmtl, _batch(1))
         assert set(model) == {*SITES, "targets", "layer_kl"}
         prior = model["weights"]["fn"]
         assert isinstance(prior.base_dist, Normal)
-        assert prior.mean.equal(torch.zeros(1, 1, 3, 4))
-        assert prior.variance.equal(torch.ones(1, 1, 3, 4))
+        shape = (1, 1, *vmtl.classifier.event_shape)
+        assert prior.mean.equal(torch.zeros(shape))
+        assert prior.variance.equal(torch.ones(shape))
 
     @pytest.mark.parametrize("pool", [Mixture(), Linear(), Geometric()])
     def test_two_tasks_lend_to_each_other_whole(self, pool: Pool) -> None:
@@ -243,7 +238,7 @@ class TestPrior:
         for prior in priors:
             assert isinstance(prior, PosteriorMixture)
 
-    def test_of_recursive_lenders_survives_saving(self) -> None:
+    def test_of_the_lenders_survives_saving(self) -> None:
         vmtl, fresh = _make(3), _make(3, started=False)
         fresh.load_state_dict(vmtl.state_dict())
         _, model = _sites(fresh, _batch(3))
@@ -308,6 +303,20 @@ class TestTempering:
                 torch.testing.assert_close(quarter[name], factor * plain[name])
                 factor = 0.0 if name in touched else 1.0
                 torch.testing.assert_close(nothing[name], factor * plain[name])
+
+    @pytest.mark.parametrize("pool", [Mixture(), Power(), Nested()], ids=repr)
+    def test_does_not_touch_weights_in_closed_form(self, pool: Pool) -> None:
+        vmtl, batch = _make(3, pool=pool, classifier="conjugate"), _batch(3)
+        vmtl.update(batch)
+        densities = []
+        for weight in (1.0, 0.25, 0.0):
+            pyro.set_rng_seed(0)
+            vmtl.tempering["weights"] = weight
+            guide, model = _sites(vmtl, batch)
+            sites = [trace[name] for trace in (guide, model) for name in trace]
+            densities.append(torch.stack([site["log_prob_sum"].double() for site in sites]))
+        assert densities[1].equal(densities[0])
+        assert densities[2].equal(densities[0])
 
     def test_with_zero_leaves_the_likelihood_alone(self) -> None:
         vmtl, batch = _make(3), _batch(3)

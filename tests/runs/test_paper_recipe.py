@@ -121,7 +121,6 @@ def test_one_iteration_is_the_loss_written_out(
     with torch.no_grad():  # tasks and scales that differ
         for parameter in vmtl.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    vmtl.lenders.advance()
     batches = TaskBatches(
         train,
         per_class=plan.training.per_class if train.is_classification else None,
@@ -132,6 +131,7 @@ def test_one_iteration_is_the_loss_written_out(
     assert module.total_steps == 15_000
     monkeypatch.setattr(TrainingModule, "global_step", ITERATION)
     batch = next(iter(batches))
+    vmtl.update(batch)  # there has been an iteration: tasks lend their posteriors
     module.train()
     module.on_train_batch_start(batch, 0)
     inputs: list[Tensor] = []

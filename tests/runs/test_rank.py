@@ -29,7 +29,7 @@ def rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Rank:
 def test_ranks_every_prior_that_is_named(
     rank: Rank, clusters: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pools = ["standard", "mixture+recursive", "clustered"]
+    pools = ["standard", "mixture", "power"]
     path = rank(
         *clusters, *OPTIONS, f"pools=[{','.join(pools)}]", "draws=50", "out=ranking.csv", "seed=3"
     )
@@ -41,9 +41,22 @@ def test_ranks_every_prior_that_is_named(
     assert set(whole["samples"]) == {48}  # validation, not the 80 of the test part
     assert {"loo", "pareto_k", "loo_unavailable"} <= set(table)
     shown = capsys.readouterr().out
-    for name in pools:
-        assert name in shown
-    assert "No LOO of mixture+recursive: the lenders are Recursive" in shown
+    for word in (*pools, "density", "sample", "difference", "± s.e.", "LOO"):
+        assert word in shown
+    assert "No LOO of mixture: tasks lend each other their posteriors" in shown
+    assert "No LOO of standard: tasks lend" not in shown
+
+
+def test_ranks_weights_in_closed_form_by_loo_as_well(
+    rank: Rank, clusters: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rank(*clusters, *OPTIONS, "model.classifier=null", "draws=200", "out=ranking.csv")
+    table = pd.read_csv("ranking.csv")
+    whole = table[table["task"] == "all tasks"].set_index("fit")
+    assert set(whole.index) == {"standard", "mixture", "power", "nested"}, "what help says"
+    # The draws of every weight under the exact posterior: each sample can be taken out.
+    assert whole.loc["nested", "loo"] < 0
+    assert "tasks lend each other their posteriors" not in capsys.readouterr().out
 
 
 def test_ranks_on_test_data_when_asked(rank: Rank, clusters: tuple[str, ...]) -> None:
@@ -56,8 +69,10 @@ def test_ranks_on_test_data_when_asked(rank: Rank, clusters: tuple[str, ...]) ->
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
-        ("pools=[nowhere]", "there is no pool 'nowhere'; expected one of clustered"),
-        ("pools=[clustered+recursive]", "expected lenders such as Anchored"),
+        ("pools=[nowhere]", "there is no pool 'nowhere'; expected one of feedback, geometric"),
+        ("pools=[mixture+recursive]", "there is no pool 'mixture+recursive'; expected one of"),
+        ("lenders=recursive", "there is no setting lenders"),
+        ("pools=[nested]", "the classifier is 'mean_field' and the pool Nested"),
         ("pools=[]", "no prior to rank"),
         ("heldout=train", "heldout is 'train'; expected 'validation' or 'test'"),
         ("draws=many", "draws is 'many'"),

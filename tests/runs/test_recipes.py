@@ -25,11 +25,13 @@ from pyro_vmtl.model import (
     AmortisedWeights,
     DeterministicEncoder,
     GaussianEncoder,
-    Hierarchical,
+    Linear,
     MeanFieldWeights,
     Mixture,
+    Nested,
+    NestedWeights,
     PointWeights,
-    Recursive,
+    PooledWeights,
     Standard,
 )
 from pyro_vmtl.runs import config_folder
@@ -55,7 +57,7 @@ OF_CLASSES = ("famo", "go4align")
 VIEWS = ("vmtl", "vmtl_linear")
 WITHOUT_VIEWS = ("identity", "principal_components", "deterministic", "bayesian_linear")
 # These are conjugate, and the paper's model is mean-field.
-CONJUGATE = ("complete_pooling", "varying_intercepts")
+CONJUGATE = ("complete_pooling", "varying_intercepts", "hierarchical", "task_clustering")
 # This is conjugate as well, for classes alone, and takes no learned encoder.
 FEEDBACK = "feedback"
 FIXED = ("default", "identity", "principal_components")
@@ -194,28 +196,44 @@ def test_of_amortised_classifiers_is_the_papers(read: Read) -> None:
     vmtl = _model(read("amortised"))
     assert isinstance(vmtl.classifier, AmortisedWeights)
     assert isinstance(vmtl.pool, Mixture)
-    assert isinstance(vmtl.lenders, Recursive)
 
 
-def test_of_task_clustering_has_several_components(read: Read) -> None:
-    components = []
-    for recipe in ("hierarchical", "task_clustering"):
-        pool = read(recipe).settings.pool
-        assert isinstance(pool, Hierarchical)
-        components.append(pool.num_components)
-    assert components[0] == 1 < components[1]
+@pytest.mark.parametrize(
+    ("recipe", "pool"), [("recursive", Mixture), ("vmtl", Mixture), ("vmtl_linear", Linear)]
+)
+def test_of_the_paper_lends_posteriors_that_gradients_move(
+    read: Read, recipe: str, pool: type
+) -> None:
+    vmtl = _model(read(recipe, "model=mlp"))
+    assert isinstance(vmtl.classifier, MeanFieldWeights)
+    assert type(vmtl.pool) is pool
+    for lent, own in zip(vmtl.classifier.lent(), vmtl.classifier.gaussians(), strict=True):
+        assert torch.equal(lent, own)
+    closed = _model(read(recipe, "model=mlp", "model.classifier=conjugate"))
+    assert isinstance(closed.classifier, PooledWeights)
+    assert type(closed.pool) is pool
+
+
+def test_of_partial_pooling_has_one_gaussian_and_of_task_clustering_several(read: Read) -> None:
+    pools = [read(recipe).settings.pool for recipe in ("hierarchical", "task_clustering")]
+    expected = Nested(clusters=False, deviation="shared"), Nested(mean=False, deviation="shared")
+    assert list(map(repr, pools)) == list(map(repr, expected))
+    for recipe in CONJUGATE:
+        assert isinstance(_model(read(recipe, "data=clusters")).classifier, NestedWeights)
 
 
 def test_can_be_overridden(read: Read) -> None:
-    plan = read("task_clustering", "pool.num_components=5", "model.classifier=amortised")
-    assert isinstance(plan.settings.pool, Hierarchical)
-    assert plan.settings.pool.num_components == 5
-    assert plan.settings.classifier == "amortised"
+    plan = read("task_clustering", "pool.expected=5", "model.bias=false")
+    assert repr(plan.settings.pool) == repr(Nested(mean=False, deviation="shared", expected=5))
+    assert plan.settings.bias is False
 
 
-def test_of_points_with_a_pool_that_borrows_is_refused(read: Read) -> None:
-    with pytest.raises(InputError, match="point estimates"):
-        _model(read("bmtl", "pool=clustered"))
+@pytest.mark.parametrize(
+    ("pool", "says"), [("mixture", "point estimates"), ("nested", "'point' and the pool Nested")]
+)
+def test_of_points_with_a_pool_that_borrows_is_refused(read: Read, pool: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        _model(read("bmtl", f"pool={pool}"))
 
 
 class Half(pv.Encoder):
@@ -282,7 +300,7 @@ def test_of_points_fills_the_run_folder_with_nothing_absurd(
     assert (predictions["epistemic"] == 0).all()
     history = pd.read_csv(run / "metrics.csv")
     assert (history["weights_scale"] == 0).all()
-    assert not {"weights_evidence", "lenders_evidence"} & set(history)
+    assert "weights_evidence" not in history
     report = (run / "report.html").read_text()
     assert "point estimates" in report
     assert "Posterior scales" not in report

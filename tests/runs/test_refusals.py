@@ -42,6 +42,12 @@ Train = Callable[..., Path]
         ("temperature_scaling=1", "temperature_scaling is 1; expected true"),
         ("data=table", "data.path has no value; expected one"),
         ("data=office_home data.root=nowhere", "the folder 'nowhere' does not exist"),
+        # Settings of earlier versions:
+        ("+lenders=recursive", "where model.classifier=mean_field, and what their own data said"),
+        ("lenders=recursive", "there is no setting lenders (lenders=recursive); expected one of"),
+        ("pool=clustered", "there is no pool 'clustered'; expected one of feedback, geometric"),
+        ("pool=nested model.classifier=mean_field", "the classifier is 'mean_field' and the pool"),
+        ("model.classifier=point pool=mixture", "the weights are point estimates, whose scales"),
         # What Hydra itself refuses:
         ("data=nowhere", "there is no data 'nowhere'; expected one of clusters, digit_domains"),
         ("recipe=nosuch", "there is no recipe 'nosuch'; expected one of amortised, balanced, bmtl"),
@@ -167,3 +173,20 @@ def test_a_run_is_never_overwritten(
         train(*clusters)
     assert "already holds a run" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_configuration_of_an_earlier_version_is_not_trained_as_another(
+    train: Train, clusters: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(*clusters, "pool=mixture")
+    with (run / "config.yaml").open("a") as file:
+        file.write("lenders:\n  _target_: hydra.utils.get_class\n  path: pyro_vmtl.Recursive\n")
+    again = (f"--config-dir={run}", "--config-name=config")
+    with pytest.raises(SystemExit) as exit_:
+        train(*again, name="again", small=False)
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: the configuration has lenders, a setting of an earlier version")
+    assert error.count("\n") == 1
+    assert not Path("again").exists()
+    train(*again, "~lenders", name="again", small=False)

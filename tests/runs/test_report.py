@@ -26,6 +26,7 @@ from pyro_vmtl.runs.report_tables import written
 Train = Callable[..., Path]
 
 NASTY = ('<script>alert("x")</script>', 'a & b\'s "task"', "NA", "{{ 7 * 7 }}")
+CLOSED_FORM = ("model.classifier=conjugate",)
 VOID = {"img", "meta", "link", "br", "hr", "input"}
 
 
@@ -186,9 +187,9 @@ def check_self_contained(run: Path, page: Page) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("pool=mixture", "pool.base=true", "lenders=recursive"), "counted again and again"),
-        (("pool=power", "lenders=anchored"), "gate between them is open"),
-        (("pool=clustered", "lenders=anchored"), "share a hidden cluster"),
+        (("pool=mixture", "pool.base=true"), "counted again and again"),
+        ((*CLOSED_FORM, "pool=power"), "gate between them is open"),
+        ((*CLOSED_FORM, "pool=nested", "model=mlp"), "share a hidden cluster"),
         (("data.kind=regression", "model=mlp", "pool=geometric"), "90% intervals"),
         (
             ("data.num_tasks=1", "data.num_clusters=1", "pool=mixture", "baselines=false"),
@@ -246,7 +247,7 @@ def by_hand(tmp_path: Path) -> Path:
     settings: dict[str, Any] = {
         "encoder": {"Identity": {}},
         "pool": {"Mixture": {}},
-        "lenders": {"Recursive": {}},
+        "classifier": "mean_field",
     }
     description = {
         "settings": settings | {"representation_pool": {"Standard": {}}, "empirical_bayes": True},
@@ -397,6 +398,75 @@ def test_what_to_distrust_is_said_in_words(by_hand: Path) -> None:
     assert "of 4 tasks" not in found["Calibration"]
 
 
+def _edit(run: Path, **settings: object) -> None:
+    """Settings of the saved model; None takes one out."""
+    file = run / "model" / "model.json"
+    description = json.loads(file.read_text())
+    kept = {n: v for n, v in (description["settings"] | settings).items() if v is not None}
+    file.write_text(json.dumps(description | {"settings": kept}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "counts_once"),
+    [
+        ({"classifier": "mean_field"}, False),
+        ({"classifier": "amortised"}, False),
+        ({"classifier": "conjugate"}, True),
+        # Of earlier versions:
+        ({"classifier": None}, False),
+        ({"lenders": {"Recursive": {}}}, False),
+        ({"lenders": {"Anchored": {}}}, True),
+    ],
+    ids=str,
+)
+def test_evidence_that_comes_back_is_named(
+    by_hand: Path, settings: dict[str, object], counts_once: bool
+) -> None:
+    _edit(by_hand, **settings)
+    found = {one.subject: one.findings for one in check(read_run(by_hand))}["Evidence"]
+    assert (found == ()) is counts_once
+    if found:
+        assert "lend each other their posteriors of weights" in found[0]
+        assert "Weights in closed form (model.classifier=conjugate) count it once." in found[0]
+
+
+def test_evidence_comes_back_by_representations_as_well(by_hand: Path) -> None:
+    table = pd.read_csv(by_hand / "relatedness.csv", keep_default_na=False, na_values=[""])
+    both = pd.concat([table, table.assign(site="representations")])
+    both.to_csv(by_hand / "relatedness.csv", index=False)
+    advice = "ith pool@representation_pool=standard nobody lends them."
+    for classifier, sites in (
+        ("conjugate", "representations"),
+        ("mean_field", "weights and representations"),
+    ):
+        _edit(by_hand, classifier=classifier)
+        (said,) = {one.subject: one.findings for one in check(read_run(by_hand))}["Evidence"]
+        assert f"lend each other their posteriors of {sites}: " in said
+        assert said.endswith(advice)
+        assert ("Weights in closed form" in said) == (classifier == "mean_field")
+
+
+@pytest.mark.parametrize(
+    ("pool", "classifier", "takes_gradients"),
+    [
+        ("Nested", "conjugate", False),
+        ("Feedback", "conjugate", False),
+        ("Standard", "conjugate", False),
+        ("Standard", "mean_field", True),
+        ("Mixture", "conjugate", True),
+    ],
+)
+def test_where_nothing_takes_a_gradient_no_epoch_can_be_the_wrong_one(
+    by_hand: Path, pool: str, classifier: str, takes_gradients: bool
+) -> None:
+    _edit(by_hand, pool={pool: {}}, classifier=classifier)
+    assert read_run(by_hand).is_conjugate is not takes_gradients
+    found = {one.subject: one.findings for one in check(read_run(by_hand))}["Convergence"]
+    assert bool(found) is takes_gradients
+    _edit(by_hand, encoder={"MLP": {}})
+    assert not read_run(by_hand).is_conjugate
+
+
 def test_a_run_without_doubts_says_what_was_checked(by_hand: Path) -> None:
     def change(name: str, edit: Callable[[Any], Any]) -> None:
         data = json.loads((by_hand / name).read_text())
@@ -411,10 +481,7 @@ def test_a_run_without_doubts_says_what_was_checked(by_hand: Path) -> None:
         "model/model.json",
         lambda data: (
             data
-            | {
-                "settings": data["settings"]
-                | {"lenders": {"Anchored": {}}, "empirical_bayes": False}
-            }
+            | {"settings": data["settings"] | {"classifier": "conjugate", "empirical_bayes": False}}
         ),
     )
     (by_hand / "config.yaml").write_text("experiment: mine\ntrainer: {epochs: 40}\n")

@@ -17,9 +17,10 @@ import pyro_vmtl as pv
 from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.inspection import attributes, group_names, read_netcdf
 from pyro_vmtl.model import Pool
-from pyro_vmtl.runs import write_report
+from pyro_vmtl.runs import config_folder, write_report
 
 Train = Callable[..., Path]
+POOLS = sorted(path.stem for path in (config_folder() / "pool").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("data", ["digit_domains", "rotated_digits"])
@@ -67,7 +68,7 @@ def test_a_run_fills_its_folder(train: Train, data: str) -> None:
 def test_a_run_says_how_relatedness_formed_and_how_it_was_configured(
     train: Train, clusters: tuple[str, ...]
 ) -> None:
-    choices = (*clusters, "pool=clustered", "trainer.epochs=3", "trainer.patience=null", "seed=3")
+    choices = (*clusters, "pool=power", "trainer.epochs=3", "trainer.patience=null", "seed=3")
     run = train(*choices, report=True)
     over_time = pd.read_csv(run / "relatedness_over_time.csv")
     assert list(over_time) == ["epoch", "site", "task", "other", "probability"]
@@ -80,7 +81,7 @@ def test_a_run_says_how_relatedness_formed_and_how_it_was_configured(
     config = json.loads(attributes(read_netcdf(run / "inference_data.nc"))["config"])
     assert config["seed"] == 3
     assert config["data"]["dimensions"] == 3
-    assert config["pool"]["_target_"] == "pyro_vmtl.Clustered"
+    assert config["pool"]["_target_"] == "pyro_vmtl.Power"
 
 
 def test_a_long_run_is_watched_about_twenty_times(train: Train, clusters: tuple[str, ...]) -> None:
@@ -94,7 +95,7 @@ def test_a_long_run_is_watched_about_twenty_times(train: Train, clusters: tuple[
 def test_scaling_reports_both_scores(
     train: Train, clusters: tuple[str, ...], kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = (*clusters, f"data.kind={kind}", "data.samples=40")
+    data = (*clusters, f"data.kind={kind}", "data.samples=40", "pool=standard")
     budget = ("trainer.steps_per_epoch=30", "trainer.learning_rate.value=0.1")
     run = train(*data, *budget, "temperature_scaling=true")
     metrics = json.loads((run / "metrics.json").read_text())
@@ -213,10 +214,12 @@ def test_help_explains(train: Train, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("pool=power", "pool.spread=scalar", "lenders=anchored"),
-        ("pool=geometric", "pool.base=true", "lenders=anchored"),
+        ("pool=power", "pool.spread=scalar"),
+        ("pool=geometric", "pool.base=true"),
         ("pool=linear",),
         ("pool=standard",),
+        *(("model.classifier=conjugate", f"pool={pool}") for pool in POOLS),
+        ("model.classifier=conjugate", "model=mlp", "model.encoder.latent_dim=3", "pool=mixture"),
         ("trainer.estimator=sampled",),
         (
             "model=bayesian_linear",
@@ -254,8 +257,7 @@ def test_a_pool_of_ones_own_trains_by_command_and_loads(
     monkeypatch.setattr(StudentT, "__module__", module.__name__)
     monkeypatch.setattr(module, "StudentT", StudentT, raising=False)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    own = ("+pool={_target_: pools_of_a_user.StudentT}", "lenders=recursive")
-    run = train(*clusters, *own, report=True)
+    run = train(*clusters, "+pool={_target_: pools_of_a_user.StudentT}", report=True)
     assert (run / "report.html").is_file()
     table = pd.read_csv(run / "relatedness.csv")
     assert (table["kind"] == "weights").all()

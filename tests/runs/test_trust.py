@@ -38,7 +38,7 @@ ATTACKS: dict[str, object] = {
     "lists": [{"_target_": "somebody.run"}],
     "pool": {"_target_": "builtins.eval", "_args_": ["1"]},
     "representation_pool": {"_target_": "pyro_vmtl.Standard", "x": {"_target_": "somebody.run"}},
-    "lenders": {"_target_": "hydra.utils.get_class", "path": "somebody.Mine"},
+    "likelihood": {"_target_": "hydra.utils.get_class", "path": "somebody.Mine"},
     "data": {"_target_": "pyro_vmtl.inference.fit.os.getcwd"},
     "trainer": {"epochs": 1, "kl_weights": {"_target_": "hydra.utils.call", "x": 1}},
 }
@@ -57,7 +57,7 @@ def test_a_run_folder_of_somebody_elses_runs_nothing(
     folder = Path("theirs")
     folder.mkdir()
     hydra = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
-    part, attack = ("lenders" if part == "lists" else part), ATTACKS[part]
+    part, attack = ("likelihood" if part == "lists" else part), ATTACKS[part]
     config |= {"experiment": "x", "recipe": "x", part: attack}
     config |= {"defaults": [*hydra, "_self_"], "allow": ["somebody", "os"]}
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
@@ -122,10 +122,7 @@ def test_what_the_command_line_names_is_allowed(
         (["allow=[mine,yours.Part]", "pool=mixture"], {"mine", "yours.Part"}),
         (["+pool={_target_: a.B, x: {_target_: c.D}}"], {"a.B", "c.D"}),
         (["model.encoder._target_=a.B", "data.network='a.b:c'"], {"a.B", "a.b:c"}),
-        (
-            ["lenders={_target_: some.get, path: a.B}"],
-            {"some.get", "a.B"},
-        ),
+        (["+likelihood={_target_: some.get, path: a.B}"], {"some.get"}),
         (["data.path=os.system", "--multirun", "seed=0,1", "nonsense=[", "word"], set()),
     ],
     ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
@@ -154,17 +151,14 @@ def test_the_import_path_of_a_network_is_code(key: str) -> None:
         *("os.system", "os.remove", "subprocess.run", "builtins.exec", "shutil.rmtree"),
         *("pandas.read_pickle", "joblib.load", "torch.load", "torch.hub.load", "pickle.loads"),
         *("numpy.load", "runpy.run_path", "cProfile.run", "importlib.import_module"),
-        *("hydra.utils.call", "hydra.utils.instantiate", "webbrowser.open", "pty.spawn"),
+        *("hydra.utils.call", "hydra.utils.instantiate", "hydra.utils.get_class"),
+        *("webbrowser.open", "pty.spawn"),
         *("pyro_vmtl.data.tables.pd.read_pickle", "pyro_vmtl.train.main", "pyro_vmtl.data"),
         *("pyro_vmtl..os.system", "pyro_vmtl.model.build.copy.deepcopy", "", "os", ".os.system"),
     ],
 )
 def test_names_of_code_elsewhere_are_refused(name: str) -> None:
-    for config in (
-        {"_target_": name},
-        {"a": [{"b": {"_target_": name}}]},
-        {"_target_": "hydra.utils.get_class", "path": name},
-    ):
+    for config in ({"_target_": name}, {"a": [{"b": {"_target_": name}}]}):
         with pytest.raises(InputError, match="which is not of this library"):
             check_names_of_code(config, "data")
 

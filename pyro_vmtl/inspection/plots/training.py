@@ -34,6 +34,13 @@ _PARTS = {
     "kl_relatedness": "− KL relatedness",
 }
 
+_WEIGHTS = {
+    "kl_weights": "kl_weight_of_weights",
+    "kl_representations": "kl_weight_of_representations",
+    "kl_relatedness": "kl_weight_of_weights",
+}
+"""The columns with the weights of the KLs; the relatedness has that of the site it is of."""
+
 _VALIDATION = "validation_"
 
 
@@ -57,9 +64,10 @@ def epoch_axis(ax: Axes, history: pd.DataFrame) -> None:
 
 
 def plot_elbo(history: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The ELBO and the parts that it is the sum of, over epochs.
+    """What training maximises and the parts that it is the sum of, over epochs.
 
-    The KLs are drawn with the sign they have in the sum, so that the curves add up to the ELBO.
+    That is the ELBO where KLs count in full; else the tempered ELBO, in which every KL is drawn
+    with the weight that the epoch gave it. The KLs have the sign of the sum, so that curves add up.
     The axis is linear near zero and logarithmic beyond where the parts differ by orders of
     magnitude.
 
@@ -70,12 +78,15 @@ def plot_elbo(history: pd.DataFrame, ax: Axes | None = None) -> Axes:
     _check(history, ["epoch", "elbo", *_PARTS])
     ax = axes_of(ax)
     marker = "o" if len(history) == 1 else None
-    ax.plot(history["epoch"], history["elbo"], color="black", lw=2, label="ELBO", marker=marker)
+    parts = pd.DataFrame({name: _weighted(history, name) for name in _PARTS})
+    untempered = all(parts[name].equals(-history[name]) for name in _WEIGHTS)
+    whole = history["elbo"] if untempered else parts.sum(axis=1)
+    of_whole = "ELBO" if untempered else "tempered ELBO"
+    ax.plot(history["epoch"], whole, color="black", lw=2, label=of_whole, marker=marker)
     for number, (name, label) in enumerate(_PARTS.items()):
-        values = history[name] if number == 0 else -history[name]
-        if (values != 0).any():
-            ax.plot(history["epoch"], values, label=label, marker=marker, **style_of(number))
-    everything = history[["elbo", *_PARTS]].abs().stack()
+        if (parts[name] != 0).any():
+            ax.plot(history["epoch"], parts[name], label=label, marker=marker, **style_of(number))
+    everything = parts.assign(whole=whole).abs().stack()
     typical = everything[everything > 0].median() if (everything > 0).any() else 1.0
     if everything.max() > 50 * typical:
         ax.set_yscale("symlog", linthresh=typical)
@@ -83,6 +94,13 @@ def plot_elbo(history: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.legend(fontsize=8)
     epoch_axis(ax, history)
     return ax
+
+
+def _weighted(history: pd.DataFrame, part: str) -> pd.Series:
+    """A part as it counts in what training maximises."""
+    if part not in _WEIGHTS:
+        return history[part]
+    return -history[part] * history.get(_WEIGHTS[part], 1.0)
 
 
 def plot_validation(history: pd.DataFrame, metric: str = "nll", ax: Axes | None = None) -> Axes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from collections.abc import Sequence
 from operator import index
@@ -41,6 +42,7 @@ _BURN_IN = 10  # sweeps of the last look that are thrown away
 _ROUND = 50  # sweeps between two looks at how many effective draws there are
 _ROUNDS = 16
 _KEPT = 200  # draws, all chains together
+_MOST_WORK = 2e10  # multiplications of a sweep
 EFFECTIVE_DRAWS = 200
 """Effective draws of predictive means that the last look aims at; fewer are warned of."""
 
@@ -219,6 +221,13 @@ class NestedWeights(ConjugateWeights):
         self._asked: tuple[Tensor | None, ...] = ()
         self._versions: list[int] = []
         rows, columns = self.event_shape
+        if _CHAINS * num_tasks * rows * columns**3 > _MOST_WORK:
+            most = math.floor((_MOST_WORK / (_CHAINS * num_tasks * rows)) ** (1 / 3)) - int(bias)
+            raise InputError(
+                f"the pool is Nested, with {latent_dim} representations, {num_tasks} tasks and "
+                f"{rows} rows of weights for each, whose covariances would take hours; expected at "
+                f"most {most} representations, or another pool, such as Mixture() or Standard()"
+            )
         self._prior = pool.hyperpriors(rows, columns, bias, named, num_tasks)
         self.register_buffer("effective", torch.tensor(0.0))
         self.register_buffer("groups", self._prior.groups, persistent=False)

@@ -117,7 +117,7 @@ class PooledWeights(ConjugateWeights):
             base = getattr(law, "base_dist", law)
             if not isinstance(base, torch.distributions.Normal):
                 raise InputError(
-                    f"the pool {self.pool} gives a {type(law).__name__}, under which weights have "
+                    f"the pool {self.pool} gives a {type(base).__name__}, under which weights have "
                     "no closed form; expected a Normal or a PosteriorMixture, or "
                     "classifier='mean_field'"
                 )

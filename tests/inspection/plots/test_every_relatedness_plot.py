@@ -67,7 +67,7 @@ def test_plots_of_relatedness(
         assert draw(table, ax=given) is given
 
 
-@pytest.mark.parametrize("settings", ["mixture", "power", "clustered", "layers"])
+@pytest.mark.parametrize("settings", ["mixture", "power", "nested", "layers"])
 def test_plots_of_a_fit(make_fit: MakeFit, settings: str) -> None:
     fitted, splits = make_fit(settings, 6, "regression" if settings == "layers" else "multiclass")
     table = inspection.relatedness(fitted, 20)

@@ -38,7 +38,7 @@ def drawn(result: Axes | list[Axes]) -> None:
         ("mixture", "multiclass", 2),
         ("power", "regression", 6),
         ("layers", "regression", 6),
-        ("clustered", "binary", 60),
+        ("nested", "binary", 60),
     ],
 )
 def test_plots_of_training(

@@ -333,6 +333,19 @@ def test_the_parts_drawn_add_up_to_the_elbo() -> None:
     assert len(ax.lines) == 4
 
 
+def test_of_a_tempered_run_kls_are_drawn_as_they_count() -> None:
+    tempered = history().assign(kl_weight_of_weights=0.5, kl_weight_of_representations=0.01)
+    ax = plot_elbo(tempered)
+    assert line(ax, "− KL weights")[:, 1].tolist() == [-4, -3, -2.5]
+    assert line(ax, "− KL relatedness")[:, 1].tolist() == [-1, -1, -1]
+    assert line(ax, "tempered ELBO")[:, 1].tolist() == [-25, -16, -8.5]
+
+
+def test_kls_that_are_0_do_not_make_a_run_tempered() -> None:
+    ax = plot_elbo(history().assign(kl_weight_of_representations=0.01))
+    assert line(ax, "ELBO")[:, 1].tolist() == [-30, -20, -12]
+
+
 def test_validation_marks_the_epoch_that_was_kept() -> None:
     ax = plot_validation(history(), "accuracy")
     assert ax.lines[0].get_ydata().tolist() == [0.5, 0.7, 0.6]  # type: ignore[union-attr]

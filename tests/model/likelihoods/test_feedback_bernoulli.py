@@ -233,8 +233,8 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
     one = pv.TaskSet(train.names, train.x, train.y[:, 0], train.task, classes=None)
     with pytest.raises(InputError, match="hear each other, and a row has one output; expected sev"):
         _fitted(one, pv.FeedbackBernoulli())
-    settings = pv.Settings(pool=pv.Mixture(), likelihood=pv.FeedbackBernoulli())
-    with pytest.raises(InputError, match="in closed form, and the pool is Mixture; expected the"):
+    settings = pv.Settings(classifier="mean_field", likelihood=pv.FeedbackBernoulli())
+    with pytest.raises(InputError, match="in closed form, and the classifier is 'mean_field'; exp"):
         pv.fit(train, settings=settings)
     counts = pv.TaskSet(train.names, train.x, 2 * train.y, train.task, classes=None)
     with pytest.raises(InputError, match="the likelihood is FeedbackBernoulli; expected 0 or 1"):

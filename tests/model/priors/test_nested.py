@@ -26,13 +26,14 @@ from pyro_vmtl.model import (
     MLP,
     VMTL,
     CategoricalLikelihood,
-    Clustered,
     GaussianLikelihood,
     Identity,
+    Mixture,
     NestedWeights,
     PrincipalComponents,
     PrincipalComponentsEncoder,
     Settings,
+    Standard,
 )
 from pyro_vmtl.model.priors.nested import Deviation, Nested, NestedBorrowing
 
@@ -305,6 +306,15 @@ class TestClasses:
         (most,) = re.findall(r"latent_dim=(\d+)", str(caught.value))
         assert 500 * 2 * (int(most) + 1) ** 2 <= 2**26 < 500 * 2 * (int(most) + 2) ** 2
 
+    def test_so_many_that_covariances_would_take_hours_are_refused(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pyro_vmtl.model.priors.nested._MOST_WORK", 1e5)
+        likelihood = CategoricalLikelihood(3, contrasts=True)
+        with pytest.raises(InputError, match="take hours; expected at most 11 representations, or"):
+            NestedWeights(Nested(), 3, likelihood, latent_dim=12)
+        NestedWeights(Nested(), 3, likelihood, latent_dim=11)
+
 
 class TestData:
     @pytest.mark.parametrize("kind", ["regression", "two classes", "three classes"])
@@ -404,26 +414,39 @@ class TestSettings:
         assert isinstance(digits.pool, Nested)
         assert isinstance(Settings().for_data((3, 8, 8)).encoder, MLP)
         own = Settings(MLP()).for_data((64,))
-        assert isinstance(own.pool, Clustered)
-        assert own.classifier == "mean_field"
+        assert isinstance(own.pool, Nested)
+        assert own.classifier == "conjugate"
+
+    def test_beside_weights_that_gradients_move_choose_what_they_go_with(self) -> None:
+        for chosen, pool in (
+            (Settings(classifier="mean_field"), Mixture),
+            (Settings(classifier="amortised"), Mixture),
+            (Settings(classifier="point"), Standard),
+        ):
+            settings = chosen.for_data((4,))
+            assert type(settings.pool) is pool
+            assert settings.encoder == MLP(64)
 
     def test_keep_what_was_chosen(self) -> None:
         assert Settings(MLP(), Nested()).for_data((64,)).classifier == "conjugate"
         assert isinstance(Settings(Identity()).for_data((64,)).pool, Nested)
-        assert isinstance(Settings(classifier="mean_field").for_data((4,)).pool, Clustered)
+        pooled = Settings(pool=Mixture()).for_data((4,))
+        assert isinstance(pooled.pool, Mixture)
+        assert pooled.classifier == "conjugate"
+        assert pooled.encoder == Identity(standardise=True)
 
-    def test_refuse_what_does_not_fit(self) -> None:
-        for settings in (
-            Settings(pool=Nested(), classifier="mean_field"),
-            Settings(pool=Clustered(), classifier="conjugate"),
-        ):
-            with pytest.raises(InputError, match="expected 'conjugate' with the pool Nested"):
-                settings.for_data((4,))
+    @pytest.mark.parametrize("classifier", ["mean_field", "amortised", "point"])
+    def test_refuse_what_does_not_fit(self, classifier: Any) -> None:
+        settings = Settings(pool=Nested(), classifier=classifier)
+        with pytest.raises(InputError, match="the pool Nested; expected 'conjugate', or another"):
+            settings.for_data((4,))
 
-    def test_say_whether_a_gradient_is_needed(self) -> None:
-        assert Settings().takes_no_gradient((4,))
-        assert not Settings().takes_no_gradient((64,))
-        assert not Settings(MLP(), Nested()).takes_no_gradient((4,))
+    def test_say_whether_an_encoder_is_trained(self) -> None:
+        assert Settings().trains_no_encoder((4,))
+        assert Settings(pool=Mixture()).trains_no_encoder((4,))
+        assert not Settings().trains_no_encoder((64,))
+        assert not Settings(MLP(), Nested()).trains_no_encoder((4,))
+        assert not Settings(Identity(), classifier="mean_field").trains_no_encoder((4,))
 
 
 class TestFit:
