@@ -36,6 +36,8 @@ InfluenceKind = Literal["alone", "without"]
 ALONE: InfluenceKind = "alone"
 WITHOUT: InfluenceKind = "without"
 
+_LEAST = 5e-4  # nats a sample: less is written as 0
+
 _Array = npt.NDArray[np.float64]
 
 
@@ -140,7 +142,8 @@ def influence_doubts(table: pd.DataFrame, relatedness: pd.DataFrame) -> list[str
     :param relatedness: of :func:`pyro_vmtl.relatedness`; empty where there are no clusters.
     """
     said = []
-    costs = table[(table["kind"] == WITHOUT) & (table["high"] < 0)].sort_values("gain")
+    is_loss = (table["high"] < 0) & (table["gain"] < -_LEAST)
+    costs = table[(table["kind"] == WITHOUT) & is_loss].sort_values("gain")
     if len(costs):
         shown = _listed(
             [f"{row.borrower} to {row.lender} ({_written(row)})" for row in costs.itertuples()]

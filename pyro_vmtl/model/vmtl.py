@@ -226,7 +226,7 @@ class VMTL(PyroModule):
         return borrowing
 
     def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution:
-        """p(w | alpha), batch shape ``[..., T, 1]``; where nobody lends N(0, I), or as learned.
+        """p(w | alpha), batch shape ``[..., T, 1]``; N(0, I) where nobody lends.
 
         :param draw: of ``relatedness_weights``, ``[..., T, 1, L]``, or None.
         """

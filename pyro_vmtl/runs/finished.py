@@ -105,13 +105,9 @@ class FinishedRun:
 
     @property
     def is_conjugate(self) -> bool:
-        """Whether nothing took a gradient: no epoch is chosen, and no optimiser has to arrive."""
-        if self.setting("encoder") not in FIXED:
-            return False
-        if self.setting("pool") in ("Nested", "Feedback"):
-            return True
-        learns_relatedness = self.setting("pool") != "Standard" and len(self.names) > 1
-        return self.classifier == "conjugate" and not learns_relatedness
+        """Whether weights are in closed form without a learned encoder: no epoch overfits."""
+        in_closed_form = self.classifier == "conjugate" or self.setting("pool") == "Nested"
+        return in_closed_form and self.setting("encoder") in FIXED
 
     def setting(self, name: str) -> str:
         """The name of one of the model's choices, such as its ``pool``."""

@@ -262,10 +262,11 @@ def test_a_pool_of_ones_own_trains_by_command_and_loads(
     table = pd.read_csv(run / "relatedness.csv")
     assert (table["kind"] == "weights").all()
     assert (table["before_data"] == 1 / 3).all()
-    fitted = pv.load(run / "model", pool=StudentT())
-    assert isinstance(fitted.settings.pool, StudentT)
-    with pytest.raises(pv.InputError, match="pass it as load"):
+    assert isinstance(pv.load(run / "model").settings.pool, StudentT)
+    monkeypatch.setattr(StudentT, "__module__", "elsewhere")  # as if it had not been imported
+    with pytest.raises(pv.InputError, match="its module is imported first, or load"):
         pv.load(run / "model")
+    assert isinstance(pv.load(run / "model", pool=StudentT()).settings.pool, StudentT)
 
 
 def test_a_folder_of_images_is_a_data_set(train: Train, tmp_path: Path) -> None:
