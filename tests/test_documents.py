@@ -86,7 +86,7 @@ def test_the_table_of_representations_is_that_of_its_results() -> None:
     tables = (RESULTS / "representations" / "tables.md").read_text().replace("\\", "")
     said = {line for line in re.sub(r"[*]", "", tables).splitlines() if line.startswith("| ")}
     rows = [line for line in page.splitlines() if re.match(r"\| (default|scaled|z_|layer)", line)]
-    assert len(rows) == 18
+    assert len(rows) == 14
     for row in rows:  # the last column there is the time
         assert any(line.startswith(row) for line in said), row
 
