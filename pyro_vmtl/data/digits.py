@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import ndimage
 from sklearn.datasets import load_digits
@@ -143,6 +144,16 @@ def digit_domains(
     return shift_categories(splits, category_shift, seed)
 
 
+def _code(exchanged: int | None, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """The label of every digit, ``[10]``."""
+    code = np.arange(10)
+    if exchanged is None:
+        return generator.permutation(code)
+    chosen = generator.choice(10, exchanged, replace=False)
+    code[chosen] = np.roll(chosen, 1)
+    return code
+
+
 def relabelled_digits(
     shots: int = 3,
     validation_shots: int | None = None,
@@ -150,6 +161,7 @@ def relabelled_digits(
     num_codes: int = 2,
     seed: int = 0,
     category_shift: float = 0.0,
+    exchanged: int | None = None,
 ) -> TaskSplits:
     """Classification of real images, where it is known which tasks are related.
 
@@ -167,6 +179,9 @@ def relabelled_digits(
     :param category_shift: the share of each task's labels that are missing in its training and
         validation parts; see :func:`shift_categories`. A label may stay in tasks of another code
         alone, which say nothing of it.
+    :param exchanged: how many digits every further code exchanges in a circle, while the others
+        keep their labels: the fewer, the more alike tasks of different codes are; None, all digits
+        are permuted.
     :returns: three parts that share no source image (``sources``: its row in ``load_digits``).
     :raises InputError: if the digits do not suffice for one test image per class and task, or a
         label stays in no task.
@@ -175,13 +190,17 @@ def relabelled_digits(
     check_whole("num_codes", num_codes, 1)
     if num_codes > num_tasks:
         raise InputError(f"num_codes is {num_codes}; expected at most the {num_tasks} tasks.")
+    if exchanged is not None:
+        check_whole("exchanged", exchanged, 2)
+        if exchanged > 10:
+            raise InputError(f"exchanged is {exchanged}; expected at most the 10 digits.")
     images, labels = _digits()
     pools = _shuffled_pools(labels, seed)
     largest = min(len(pool) for pool in pools) // num_tasks - 1
     validation_shots = _check_shots(shots, validation_shots, largest, "class and task")
 
     generator = np.random.default_rng((seed, 1))
-    codes = [np.arange(10), *(generator.permutation(10) for _ in range(num_codes - 1))]
+    codes = [np.arange(10), *(_code(exchanged, generator) for _ in range(num_codes - 1))]
     given = np.empty_like(labels)
     parts = []
     for task in range(num_tasks):

@@ -199,6 +199,23 @@ class TestRelabelledDigits:
         with pytest.raises(InputError, match="num_codes is 7; expected at most the 6 tasks"):
             relabelled_digits(num_codes=7)
 
+    @pytest.mark.parametrize("exchanged", [2, 3, 10])
+    def test_some_digits_are_exchanged_and_the_others_keep_their_labels(
+        self, exchanged: int
+    ) -> None:
+        train = relabelled_digits(exchanged=exchanged, seed=5).train
+        _, digits = load_digits(return_X_y=True)
+        assert train.sources is not None
+        differs = train.y.numpy() != digits[train.sources.numpy()]
+        moved = {int(digits[row]) for row in train.sources[torch.from_numpy(differs)].tolist()}
+        assert len(moved) == exchanged
+        assert not differs[train.task.numpy() % 2 == 0].any()  # tasks of the first code
+
+    @pytest.mark.parametrize("exchanged", [1, 11])
+    def test_one_digit_or_eleven_cannot_be_exchanged(self, exchanged: int) -> None:
+        with pytest.raises(InputError, match="exchanged is"):
+            relabelled_digits(exchanged=exchanged)
+
 
 @pytest.mark.parametrize("make", [digit_domains, relabelled_digits])
 def test_category_shift_takes_classes_out_of_training_and_validation(make: Make) -> None:

@@ -482,7 +482,9 @@ class TestFits:
             x = torch.randn(20, 6, generator=generator)
             eta = (2 * (t < 2) - 1) * x @ torch.linspace(-1, 1, 6)
             parts[str(t)] = (x, eta + 0.5 * torch.randn(20, generator=generator))
-        training = pv.TrainingSettings(epochs=4, steps_per_epoch=50, learning_rate=pv.Constant(0.1))
+        training = pv.TrainingSettings(
+            epochs=4, steps_per_epoch=50, learning_rate=pv.Constant(0.02)
+        )
         fitted = pv.fit(
             pv.TaskSet.from_arrays(parts),
             settings=Settings(Identity(), Mixture()),
