@@ -81,6 +81,13 @@ def test_the_table_of_calibration_is_that_of_its_results() -> None:
         assert row in said, row
 
 
+def test_the_table_of_exchanged_digits_is_the_summary_of_its_results() -> None:
+    page = (ROOT / "docs" / "honesty.md").read_text()
+    results = pd.read_csv(RESULTS / "exchanged.csv")
+    assert results["seed"].nunique() == 5
+    assert _benchmark("exchanged").summary(results) in page
+
+
 def test_the_table_of_representations_is_that_of_its_results() -> None:
     page = (ROOT / "docs" / "honesty.md").read_text().partition("## Representations")[2]
     tables = (RESULTS / "representations" / "tables.md").read_text().replace("\\", "")
