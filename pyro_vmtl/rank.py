@@ -74,9 +74,9 @@ def _split(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
         raise InputError(f"out is {options['out']}, in a folder that does not exist; expected one")
     others = [text for text in arguments if text not in ours]
     for text in others:
-        if text.startswith("pool="):
+        if text.startswith(("pool=", "recipe=")):
             raise InputError(
-                f"{text} names one prior; expected pools=[...] with all that are to be ranked"
+                f"{text} chooses one prior; expected pools=[...] with all that are to be ranked"
             )
     return options, others
 
