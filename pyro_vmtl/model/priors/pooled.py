@@ -24,8 +24,10 @@ _STRENGTH = 2.0  # samples' worth of the mean noise in that of every task
 class PooledWeights(ConjugateWeights):
     r"""q(w_t) = N(mu_t, diag sigma_t^2), its site times a pool of the others, in closed form.
 
-    Every task lends what its own data said under N(0, I): its site times N(0, I), mean-field. No
-    task's evidence comes back to it, as it does where current posteriors are lent.
+    Every task lends what its own data said under N(0, I): its site times N(0, I), mean-field. Every
+    row is counted once; where current posteriors are lent, evidence comes back. Unless the likelihood
+    is Gaussian with a known noise, though, the factors that make a site are taken at q, which has
+    heard the other tasks.
 
     Given the relatedness :math:`\alpha`, q is the optimum of the ELBO: its natural parameters are
     those of the site plus the prior's, averaged over draws of :math:`\alpha`. In place of a mixture
