@@ -25,9 +25,9 @@ class PooledWeights(ConjugateWeights):
     r"""q(w_t) = N(mu_t, diag sigma_t^2), its site times a pool of the others, in closed form.
 
     Every task lends what its own data said under N(0, I): its site times N(0, I), mean-field. Every
-    row is counted once; where current posteriors are lent, evidence comes back. Unless the likelihood
-    is Gaussian with a known noise, though, the factors that make a site are taken at q, which has
-    heard the other tasks.
+    row is counted once; where current posteriors are lent, evidence comes back. Unless the
+    likelihood is Gaussian with a known noise, though, the factors that make a site are taken at q,
+    which has heard the other tasks.
 
     Given the relatedness :math:`\alpha`, q is the optimum of the ELBO: its natural parameters are
     those of the site plus the prior's, averaged over draws of :math:`\alpha`. In place of a mixture
