@@ -197,7 +197,7 @@ class NestedWeights(ConjugateWeights):
     :param named: whether inputs are named features.
     :param learns: whether an encoder learns beside.
     :param rate: see :class:`ConjugateWeights`.
-    :raises InputError: if Lambda takes more than 512 MiB.
+    :raises InputError: if Lambda takes more than 512 MiB, or a sweep too many multiplications.
 
     :ivar loc: mean of q(w), averaged over the latest draws; ``covariance``: likewise.
     """
@@ -217,10 +217,7 @@ class NestedWeights(ConjugateWeights):
         learns: bool = False,
         rate: float | None = None,
     ) -> None:
-        super().__init__(pool, num_tasks, likelihood, latent_dim, bias, learns, rate)
-        self._asked: tuple[Tensor | None, ...] = ()
-        self._versions: list[int] = []
-        rows, columns = self.event_shape
+        rows, columns = likelihood.num_outputs, latent_dim + int(bias)
         if _CHAINS * num_tasks * rows * columns**3 > _MOST_WORK:
             most = math.floor((_MOST_WORK / (_CHAINS * num_tasks * rows)) ** (1 / 3)) - int(bias)
             raise InputError(
@@ -228,6 +225,9 @@ class NestedWeights(ConjugateWeights):
                 f"{rows} rows of weights for each, whose covariances would take hours; expected at "
                 f"most {most} representations, or another pool, such as Mixture() or Standard()"
             )
+        super().__init__(pool, num_tasks, likelihood, latent_dim, bias, learns, rate)
+        self._asked: tuple[Tensor | None, ...] = ()
+        self._versions: list[int] = []
         self._prior = pool.hyperpriors(rows, columns, bias, named, num_tasks)
         self.register_buffer("effective", torch.tensor(0.0))
         self.register_buffer("groups", self._prior.groups, persistent=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -10,7 +12,6 @@ from pyro_vmtl.distributions import Gaussians, PosteriorMixture
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.likelihoods import Likelihood
-from pyro_vmtl.model.pools import Pool
 from pyro_vmtl.model.priors.gibbs import Moments
 from pyro_vmtl.model.priors.sites import ConjugateWeights
 
@@ -41,20 +42,11 @@ class PooledWeights(ConjugateWeights):
     """
 
     noise: Tensor
+    _borrowing: tuple[Borrowing, ...] = ()
 
-    def __init__(
-        self,
-        pool: Pool,
-        num_tasks: int,
-        likelihood: Likelihood,
-        latent_dim: int,
-        bias: bool = True,
-        learns: bool = False,
-        rate: float | None = None,
-    ) -> None:
-        super().__init__(pool, num_tasks, likelihood, latent_dim, bias, learns, rate)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.register_buffer("noise", torch.ones_like(self.squares))
-        self._borrowing: tuple[Borrowing, ...] = ()
 
     def bind(self, borrowing: Borrowing) -> None:
         """Say by what relatedness these tasks borrow."""
@@ -76,6 +68,15 @@ class PooledWeights(ConjugateWeights):
         """q(w), batch shape ``[T, 1]``: the same for every draw of the relatedness."""
         scale = self.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
         return dist.Normal(self.loc.unsqueeze(1), scale.unsqueeze(1)).to_event(2)
+
+    def sentences(self) -> list[str]:
+        if self.every == 1:  # no encoder learns
+            return []
+        return [
+            f"Beside a learned encoder the pool {type(self.pool).__name__} expects weights of the "
+            "scale 1, which is mostly too wide: where samples are few, predictions may be "
+            "overconfident. The pool Nested infers the scale (pool=nested)."
+        ]
 
     def _given(self, precision: Tensor, shift: Tensor) -> Gaussians:
         """The sites times diagonal Gaussians with these natural parameters, mean-field."""

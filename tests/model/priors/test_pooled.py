@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,12 +23,15 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.model import (
     VMTL,
     Borrowing,
+    CategoricalLikelihood,
     Family,
     GaussianLikelihood,
     Geometric,
     Identity,
     Linear,
     Mixture,
+    Nested,
+    NestedWeights,
     Pool,
     PooledWeights,
     Power,
@@ -458,6 +462,30 @@ def _fit(tasks: pv.TaskSet, pool: Pool, likelihood: Family | None = None) -> pv.
     return pv.fit(
         tasks, settings=settings, training=TRAINING, accelerator="cpu", log_warnings=False
     )
+
+
+class TestSize:
+    @pytest.mark.parametrize(
+        ("kind", "pool"), [(PooledWeights, Mixture()), (NestedWeights, Nested())]
+    )
+    def test_sites_beyond_memory_are_refused_with_how_many_representations_there_may_be(
+        self, kind: type[PooledWeights | NestedWeights], pool: Pool
+    ) -> None:
+        tasks = 500 if kind is PooledWeights else 200_000  # a sweep of Nested is refused before
+        likelihood = CategoricalLikelihood(3, contrasts=True)
+        with pytest.raises(InputError, match=r"expected at most \d+ representations") as caught:
+            kind(pool, tasks, likelihood, 400 if kind is PooledWeights else 16)  # type: ignore[arg-type]
+        (most,) = re.findall(r"latent_dim=(\d+)", str(caught.value))
+        assert tasks * 2 * (int(most) + 1) ** 2 <= 2**26 < tasks * 2 * (int(most) + 2) ** 2
+
+
+class TestSentences:
+    def test_warn_of_the_scale_beside_a_learned_encoder_alone(self) -> None:
+        likelihood = CategoricalLikelihood(2)
+        weights = PooledWeights(Mixture(), 3, likelihood, 4)
+        assert weights.sentences() == []
+        (said,) = PooledWeights(Mixture(), 3, likelihood, 4, learns=True).sentences()
+        assert "the pool Mixture expects weights of the scale 1" in said
 
 
 class TestFits:
