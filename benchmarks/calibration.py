@@ -100,10 +100,12 @@ def fitted(x: Array, y: Array, method: str, steps: int, seed: int) -> tuple[Arra
     )
     # Divided by it, data have a noise of 1, which is known.
     if isinstance(vmtl.classifier, ConjugateWeights):
-        vmtl.classifier.infers_noise = False
-        for name, buffer in vmtl.classifier.named_buffers():
-            if name in ("noise", "chain_noise", "draw_noise"):
-                buffer.fill_(1.0)
+        for weights in vmtl.classifier.modules():  # those that tasks lend as well
+            assert isinstance(weights, ConjugateWeights)
+            weights.infers_noise = False
+            for name, buffer in weights.named_buffers(recurse=False):
+                if name in ("noise", "chain_noise", "draw_noise"):
+                    buffer.fill_(1.0)
         vmtl.likelihood.take_noise(torch.ones(TASKS, 1))
     else:
         noise = vmtl.likelihood.get_parameter("raw_noise").requires_grad_(False)

@@ -82,11 +82,13 @@ from pyro_vmtl.model import (
     Ordinal,
     Poisson,
     Pool,
+    Posterior,
     Power,
     PrincipalComponents,
     Settings,
     Standard,
     StudentT,
+    WeightsPosterior,
 )
 
 __all__ = [
@@ -117,6 +119,7 @@ __all__ = [
     "Ordinal",
     "Poisson",
     "Pool",
+    "Posterior",
     "PosteriorMixture",
     "Power",
     "Predictions",
@@ -137,6 +140,7 @@ __all__ = [
     "TrainingSettings",
     "VMTLClassifier",
     "VMTLRegressor",
+    "WeightsPosterior",
     "agree",
     "build",
     "clusters",

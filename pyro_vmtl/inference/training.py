@@ -39,6 +39,7 @@ EPOCHS = 40
 # that weigh lenders, whose logits have far to go.
 _CLOSED_FORM: dict[str, Any] = {"epochs": 15, "learning_rate": Ramp(0.005, 0.0005)}
 _RELATEDNESS_RATE = 4.0
+_MOST_HELD_OUT = 1024
 _LEFT_OPEN = ("epochs", "learning_rate", "kl_representations")
 # Weights of classes are 0 at first, and so is all gradient of the encoder but that of a KL: be it
 # ever so small, Adam would take representations to their prior. Of numbers the KL keeps the encoder
@@ -242,6 +243,7 @@ class TrainingModule(lightning.LightningModule):
         self._mean_size = self._num_labelled / vmtl.num_tasks
         self._epoch_loss = torch.zeros(())
         self._last_batch: Batch | None = None
+        self._held_out: Batch | None = None
         self._started_at = time.perf_counter()
         self._random_state: Tensor | None = None
         self._random_state_of_device: Tensor | None = None
@@ -348,11 +350,21 @@ class TrainingModule(lightning.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         try:
-            self.vmtl.update(batch)
+            self.vmtl.update(batch, held_out=self.held_out)
         except (RuntimeError, ValueError):  # numbers that are not finite have no closed form
             self._finite_parts(batch, num_particles=1)
             raise
         self._last_batch = batch
+
+    @property
+    def held_out(self) -> Batch | None:
+        """The validation samples that :meth:`VMTL.update` hears, some thousand at most."""
+        if self._held_out is None and self._validation is not None:
+            rows = self._validation.labelled.nonzero().squeeze(1)
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+            some = self._validation.subset(rows[order.to(rows.device)[:_MOST_HELD_OUT]])
+            self._held_out = some.dense().to(self.vmtl.device)
+        return self._held_out
 
     def _finite_parts(self, batch: Batch, num_particles: int) -> ELBOParts:
         parts = elbo_parts(self.vmtl, batch, num_particles)

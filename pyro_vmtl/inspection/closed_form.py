@@ -30,8 +30,7 @@ def check_closed_form(
     weights, encoder = fitted.vmtl.classifier, fitted.vmtl.encoder
     in_closed_form = isinstance(weights, NestedWeights) and weights.shares_weights
     learned = not takes_no_gradient(fitted.settings.encoder)
-    is_function = not encoder.has_density and encoder.layer() is None
-    if not in_closed_form or (learned and not (may_learn and is_function)):
+    if not in_closed_form or (learned and not (may_learn and encoder.is_function)):
         kind = (
             "one that takes no gradient or is a function of its inputs (stochastic=False)"
             if may_learn

@@ -34,9 +34,8 @@ from pyro_vmtl.inference.noise import fixed_noise
 from pyro_vmtl.inspection.arviz_adapter import pareto_smoothed
 from pyro_vmtl.inspection.draws import borrowing_of
 from pyro_vmtl.inspection.latent_draws import posterior_draws
-from pyro_vmtl.inspection.leave_one_out import leave_one_out
+from pyro_vmtl.inspection.leave_one_out import can_leave_out, leave_one_out
 from pyro_vmtl.inspection.scored import ALL_TASKS
-from pyro_vmtl.model import NestedWeights
 from pyro_vmtl.model.architectures import takes_no_gradient
 
 __all__ = ["PARETO_THRESHOLD", "compare"]
@@ -209,7 +208,7 @@ def _leave_one_out(fitted: FittedVMTL, train: TaskSet, num_samples: int, seed: i
             _LOO(np.nan, int((labelled & (task == t)).sum()), reason=reason)
             for t in range(train.num_tasks)
         ]
-    if isinstance(vmtl.classifier, NestedWeights):
+    if can_leave_out(vmtl):
         left = leave_one_out(vmtl, train)
         chosen = [labelled & (task == t) for t in range(train.num_tasks)]
         return [

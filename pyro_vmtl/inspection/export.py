@@ -26,7 +26,7 @@ from pyro_vmtl.inspection.draws import (
 )
 from pyro_vmtl.inspection.latent_draws import Draws, by_class, posterior_draws, prior_draws
 from pyro_vmtl.inspection.training import kept_epoch
-from pyro_vmtl.model import SITES, Nested, NestedWeights, to_plain
+from pyro_vmtl.model import SITES, Nested, NestedWeights, PooledWeights, to_plain
 
 __all__ = ["VARIABLES", "leave_one_out", "to_inference_data"]
 
@@ -351,7 +351,7 @@ def leave_one_out(fitted: FittedVMTL) -> dict[str, Any]:
         tempered.pop("weights", None)
     if vmtl.classifier.is_conjugate:  # it knows Bayes' rule alone
         tempered.pop("weights", None)
-    if not vmtl.encoder.has_density and vmtl.encoder.layer() is None:
+    if vmtl.encoder.is_function:
         tempered.pop("representations", None)
     if tempered:
         weights = ", ".join(f"{site} at {weight:g}" for site, weight in tempered.items())
@@ -389,7 +389,8 @@ def _prior_note(fitted: FittedVMTL) -> dict[str, str]:
         representations = "Phi x with Phi from its prior p(Phi)"
     else:
         representations = "the fitted encoder's output, which has no prior"
-    weights = "N(0, I)"
+    own_scale = isinstance(vmtl.classifier, PooledWeights)
+    weights = "N(0, s^2 I), its scale s inferred" if own_scale else "N(0, I)"
     if isinstance(vmtl.pool, Nested) or "weights" in vmtl.borrowing:
         own = vmtl.classifier.is_conjugate
         lent = "what the data of the other tasks say" if own else "the other tasks' posteriors"

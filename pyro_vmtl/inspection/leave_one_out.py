@@ -23,9 +23,10 @@ from pyro_vmtl.data import TaskSet
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.cavities import left_out_densities
 from pyro_vmtl.inspection.arviz_adapter import pareto_smoothed
-from pyro_vmtl.model import VMTL, NestedWeights
+from pyro_vmtl.inspection.draws import borrowing_of
+from pyro_vmtl.model import VMTL, ConjugateWeights
 
-__all__ = ["LeftOut", "leave_one_out"]
+__all__ = ["LeftOut", "can_leave_out", "leave_one_out"]
 
 _Array = npt.NDArray[Any]
 
@@ -42,18 +43,30 @@ class LeftOut(NamedTuple):
     k: _Array
 
 
+def can_leave_out(vmtl: VMTL) -> bool:
+    """Whether a sample leaves by linear algebra: weights in closed form, no learned relatedness.
+
+    A relatedness that gradients fitted to every sample would have to be fitted again.
+    """
+    learned = "weights" in vmtl.borrowing and borrowing_of(vmtl, "weights").learns
+    return isinstance(vmtl.classifier, ConjugateWeights) and not learned
+
+
 @torch.no_grad()
 def leave_one_out(vmtl: VMTL, train: TaskSet) -> LeftOut:
     """The log density of every training sample given all others.
 
-    :param vmtl: a model with the pool Nested, fitted to these samples.
+    Under the pool Standard there is one draw: scale and noise as fitted.
+
+    :param vmtl: a model for which :func:`can_leave_out`, fitted to these samples.
     :param train: the samples.
-    :raises InputError: for another pool, or other tasks.
+    :raises InputError: for another model, or other tasks.
     """
-    if not isinstance(vmtl.classifier, NestedWeights):
+    if not can_leave_out(vmtl):
         raise InputError(
-            "the weights are not in closed form, so that no sample can be taken out; expected a "
-            "model with the pool Nested"
+            "the weights are not in closed form, or borrow by a learned relatedness, so that no "
+            "sample can be taken out; expected the pool Nested or Standard, and "
+            "classifier='conjugate'"
         )
     if train.num_tasks != vmtl.num_tasks:
         raise InputError(

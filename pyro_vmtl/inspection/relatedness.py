@@ -51,7 +51,7 @@ Value: TypeAlias = Literal[
     "mean", "sd", "hdi_low", "hdi_high", "probability", "before_data", "responsibility"
 ]
 
-LABELS = ("site", "kind", "task", "other")
+LABELS = ("site", "kind", "task", "other", "draws_of")
 VALUES: tuple[Value, ...] = get_args(Value)
 COLUMNS = (*LABELS, *VALUES)
 """The columns of the relatedness table, and of ``relatedness.csv`` in a run folder."""
@@ -70,6 +70,9 @@ def relatedness(
 
     - ``kind``: what the site's relatedness is: ``weights`` of the lenders; ``gates``, for the pool
       ``power``; or ``clusters``, for ``nested``;
+    - ``draws_of``: whose draws the next four columns describe: of the ``posterior``; or, where
+      model and guide share their logits, of the ``relaxation``, whose noise is not what the data
+      left open;
     - ``mean``, ``sd``, ``hdi_low``, ``hdi_high``: over posterior draws of the relatedness, the
       interval being the narrowest that holds ``hdi_prob`` of them;
     - ``probability``: the chance that this lender is picked; of gates, that this one is open; of
@@ -79,9 +82,7 @@ def relatedness(
       from this lender, averaged over draws; else NaN.
 
     Of a site and task, ``mean``, ``probability`` and ``responsibility`` each sum to 1 over the
-    lenders where these are weights. ``attrs["spread"]`` is ``"posterior"``, or ``"relaxation"``
-    where model and guide share their logits: the spread of the draws is then the noise of the
-    relaxation, and not what the data left open. The table is empty where nothing borrows.
+    lenders where these are weights. The table is empty where nothing borrows.
 
     :param fitted: of :func:`pyro_vmtl.fit` or :func:`pyro_vmtl.load`.
     :param num_samples: draws.
@@ -101,9 +102,6 @@ def relatedness(
     else:
         text = {name: pd.Series(dtype=str) for name in LABELS}
         table = pd.DataFrame(text | {name: pd.Series(dtype=float) for name in VALUES})
-    noise = any(is_relaxation(vmtl, site) for site in vmtl.borrowing)
-    table.attrs["spread"] = "relaxation" if noise else "posterior"
-    table.attrs["hdi_prob"] = hdi_prob
     return table
 
 
@@ -122,14 +120,12 @@ def partitions(fitted: FittedVMTL) -> pd.DataFrame:
     probable first:
 
     - ``partition``: the clusters, a tuple of the names of its tasks each, in the tasks' order;
-    - ``probability``: its share of the draws;
+    - ``draws``: how many of the draws that training kept are of it;
+    - ``probability``: its share of them, no finer than one over their number;
     - ``clusters``: how many there are, lone tasks included;
     - ``spread``: s, how far the tasks of a cluster lie from its centre where 1 is the scale of all
       weights, averaged over the partition's draws; NaN where every task is alone;
     - ``correlation``: 1 - s², by which tasks of a cluster correlate, likewise.
-
-    The draws are those that training kept: ``attrs["draws"]`` is their number, and a probability
-    no finer than one over it.
 
     Example::
 
@@ -159,15 +155,14 @@ def partitions(fitted: FittedVMTL) -> pd.DataFrame:
         rows.append(
             {
                 "partition": tuple(clusters),
+                "draws": int(counts[number]),
                 "probability": counts[number] / len(labels),
                 "clusters": len(clusters),
                 "spread": spread.mean() if shared else np.nan,
                 "correlation": (1 - spread**2).mean() if shared else np.nan,
             }
         )
-    table = pd.DataFrame(rows)
-    table.attrs["draws"] = len(labels)
-    return table
+    return pd.DataFrame(rows)
 
 
 def _clustered(fitted: FittedVMTL) -> NestedBorrowing:
@@ -213,6 +208,7 @@ def _site_table(
     names = np.array(others, dtype=object)
     labels = {"site": site, "kind": borrowing.pool.kind}
     labels |= {"task": names[rows], "other": names[columns]}
+    labels["draws_of"] = "relaxation" if is_relaxation(fitted.vmtl, site) else "posterior"
     return pd.DataFrame(labels | {name: value[rows, columns] for name, value in values.items()})
 
 

@@ -47,7 +47,12 @@ from pyro_vmtl.model.likelihoods import (
 )
 from pyro_vmtl.model.plain import from_plain, to_plain
 from pyro_vmtl.model.pools import Geometric, Kind, Linear, Mixture, Pool, Power, Spread, Standard
-from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
+from pyro_vmtl.model.posteriors import (
+    MeanFieldWeights,
+    PointWeights,
+    Posterior,
+    WeightsPosterior,
+)
 from pyro_vmtl.model.priors.feedback import Feedback, FeedbackBorrowing, FeedbackWeights
 from pyro_vmtl.model.priors.nested import Nested, NestedBorrowing, NestedWeights
 from pyro_vmtl.model.priors.pooled import PooledWeights
@@ -102,6 +107,7 @@ __all__ = [
     "PoissonLikelihood",
     "Pool",
     "PooledWeights",
+    "Posterior",
     "Power",
     "PrincipalComponents",
     "PrincipalComponentsEncoder",

@@ -28,7 +28,12 @@ from pyro_vmtl.model.likelihoods import (
     Likelihood,
 )
 from pyro_vmtl.model.pools import Mixture, Pool, Standard
-from pyro_vmtl.model.posteriors import MeanFieldWeights, PointWeights, WeightsPosterior
+from pyro_vmtl.model.posteriors import (
+    MeanFieldWeights,
+    PointWeights,
+    Posterior,
+    WeightsPosterior,
+)
 from pyro_vmtl.model.priors.feedback import Feedback, FeedbackWeights
 from pyro_vmtl.model.priors.nested import Nested, NestedWeights
 from pyro_vmtl.model.priors.pooled import PooledWeights
@@ -58,8 +63,9 @@ class Settings:
     :ivar classifier: q(w): None or ``"conjugate"``, in closed form from the tasks' evidence, which
         is what tasks lend each other; ``"mean_field"``, a Gaussian with free parameters for each
         task; ``"point"``, a point estimate; ``"amortised"``, Gaussians that a network shared by
-        tasks and classes infers from class means (VMTL-AC). Where gradients move posteriors, tasks
-        lend each other those of the previous iteration, as in the paper.
+        tasks and classes infers from class means (VMTL-AC); or a :class:`Posterior` of the user's
+        own. Where gradients move posteriors, tasks lend each other those of the previous iteration,
+        as in the paper.
     :ivar likelihood: settings of one of the likelihoods, or a :class:`Likelihood` of the user's
         own; None, :class:`Categorical` for classes, :class:`Bernoulli` for several outputs that are
         all 0 or 1, and :class:`Gaussian` for other numbers, or under
@@ -76,7 +82,7 @@ class Settings:
     encoder: Architecture | Encoder | None = None
     pool: Pool | None = None
     representation_pool: Pool = dataclasses.field(default_factory=Standard)
-    classifier: Literal["conjugate", "mean_field", "point", "amortised"] | None = None
+    classifier: Literal["conjugate", "mean_field", "point", "amortised"] | Posterior | None = None
     likelihood: Family | Likelihood | None = None
     bias: bool = True
     empirical_bayes: bool = False
@@ -104,9 +110,11 @@ class Settings:
             raise InputError(
                 f"initial_jitter is {self.initial_jitter!r}; expected a number of at least 0"
             )
-        if self.classifier not in (None, *_CLASSIFIERS):
+        own = isinstance(self.classifier, Posterior)
+        if not own and self.classifier not in (None, *_CLASSIFIERS):
             raise InputError(
-                f"the classifier is {self.classifier!r}; expected one of {list(_CLASSIFIERS)}"
+                f"the classifier is {_shown(self.classifier)}; expected one of "
+                f"{list(_CLASSIFIERS)}, or a Posterior of your own"
             )
 
     def for_data(
@@ -121,12 +129,12 @@ class Settings:
         """
         encoder, pool, classifier = self.encoder, self.pool, self.classifier or "conjugate"
         if pool is None:
-            defaults: dict[str, type[Pool]] = {"conjugate": Nested, "point": Standard}
+            defaults: dict[Any, type[Pool]] = {"conjugate": Nested, "point": Standard}
             pool = defaults.get(classifier, Mixture)()
         if isinstance(pool, Nested) and classifier != "conjugate":
             raise InputError(
-                f"the classifier is {classifier!r} and the pool {type(pool).__name__}; expected "
-                "'conjugate', or another pool"
+                f"the classifier is {_shown(classifier)} and the pool {type(pool).__name__}; "
+                "expected 'conjugate', or another pool"
             )
         if encoder is None:
             if classifier != "conjugate":
@@ -240,7 +248,7 @@ def _likelihood(
     elif chosen.needs_closed_form and not conjugate:
         raise InputError(
             f"the likelihood is {type(chosen).__name__}, for weights in closed form, and the "
-            f"classifier is {settings.classifier!r}; expected 'conjugate'"
+            f"classifier is {_shown(settings.classifier)}; expected 'conjugate'"
         )
     else:
         made = chosen(num_tasks, num_outputs, conjugate)
@@ -271,6 +279,8 @@ def _classifier(
         return PooledWeights(
             settings.pool, num_tasks, likelihood, latent_dim, settings.bias, learns
         )
+    if isinstance(settings.classifier, Posterior):
+        return _own(settings.classifier, num_tasks, rows, latent_dim, settings.bias)
     if settings.classifier == "point":
         return PointWeights(num_tasks, rows, latent_dim, settings.bias, jitter)
     if settings.classifier == "amortised":
@@ -286,3 +296,21 @@ def _classifier(
     return MeanFieldWeights(
         num_tasks, rows, latent_dim, settings.bias, settings.initial_scale, jitter
     )
+
+
+def _own(
+    settings: Posterior, num_tasks: int, rows: int, latent_dim: int, bias: bool
+) -> WeightsPosterior:
+    made, name = settings(num_tasks, rows, latent_dim, bias), type(settings).__name__
+    if not isinstance(made, WeightsPosterior):
+        raise InputError(f"the classifier {name} makes {_shown(made)}; expected a WeightsPosterior")
+    expected = (num_tasks, rows, latent_dim + int(bias))
+    given = {"event_shape": (num_tasks, *made.event_shape)}
+    given |= {kind: tuple(part.shape) for kind, part in made.gaussians()._asdict().items()}
+    for kind, shape in given.items():
+        if shape != expected:
+            raise InputError(
+                f"the classifier {name} makes weights whose {kind} is of the shape "
+                f"{list(shape)}, tasks first; expected {list(expected)}"
+            )
+    return made

@@ -31,7 +31,7 @@ class Encoder(nn.Module):
 
     :ivar latent_dim: d_z.
     :ivar has_density: whether each sample's z has a prior and a KL of its own. Where not, z is a
-        function of x (a Delta, in model and guide) or its uncertainty belongs to shared weights.
+        function of x (a Delta) or its uncertainty belongs to the shared weights of a layer.
     :ivar input_shape: of one sample, where the encoder knows it; None takes any.
     """
 
@@ -42,6 +42,11 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x), batch shape ``[T, B]``, event shape ``[d_z]``, for x ``[T, B, *input]``."""
         raise NotImplementedError
+
+    @property
+    def is_function(self) -> bool:
+        """Whether z is a function of x: the model states it, and the guide has no such site."""
+        return not self.has_density and self.layer() is None
 
     def learn_from(self, x: Tensor, centre: bool = True) -> None:
         """Take what is to be known of the training inputs before training, ``[N, *input]``.

@@ -13,9 +13,11 @@ from pyro_vmtl.model.architectures import Architecture
 from pyro_vmtl.model.build import Settings
 from pyro_vmtl.model.likelihoods import Family
 from pyro_vmtl.model.pools import Pool
+from pyro_vmtl.model.posteriors import Posterior
 
 __all__ = ["from_plain", "to_plain"]
 
+_BASES = (Architecture, Pool, Family, Posterior)
 _OPEN = "default"  # what was left to the data
 # What models that were saved before there was a choice have.
 _EARLIER: dict[str, Any] = {"classifier": "mean_field", "likelihood": _OPEN}
@@ -36,7 +38,7 @@ def _name(kind: type) -> str:
 
 def _known() -> dict[str, type]:
     """The parts of models that have been defined so far, the user's own among them, by name."""
-    return {_name(kind): kind for base in (Architecture, Pool, Family) for kind in _parts(base)}
+    return {_name(kind): kind for base in _BASES for kind in _parts(base)}
 
 
 def _options(part: object) -> dict[str, Any] | None:
@@ -56,8 +58,8 @@ def _options(part: object) -> dict[str, Any] | None:
 def to_plain(settings: Settings) -> dict[str, Any]:
     """The settings as JSON-able data; what cannot be written down is None.
 
-    Pools, architectures and families of likelihoods of the user's own are written down by module
-    and class, if they keep what they were made with as attributes of the same names.
+    Pools, architectures, posteriors and families of likelihoods of the user's own are written down
+    by module and class, if they keep what they were made with as attributes of the same names.
     """
     plain: dict[str, Any] = {}
     known = _known()

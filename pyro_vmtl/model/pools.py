@@ -30,6 +30,8 @@ Spread = Literal["scalar", "task", "feature"]
 class Pool:
     """A way to pool lenders; subclass it and define :meth:`prior` to bring your own.
 
+    Of weights in closed form, N(0, I) and the spread are in units of their inferred scale.
+
     :param base: whether N(0, I) joins the lenders as component 0, so that a task with no relatives
         can decline to borrow; its weight is the task's independence.
     :param spread: None, or how the learned s in V_i = sigma_i^2 + s^2 is shared: one for the site

@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Gaussians
 
-__all__ = ["MeanFieldWeights", "PointWeights", "WeightsPosterior"]
+__all__ = ["MeanFieldWeights", "PointWeights", "Posterior", "WeightsPosterior"]
 
 
 class WeightsPosterior(nn.Module):
@@ -52,6 +52,46 @@ class WeightsPosterior(nn.Module):
         """
         loc, scale = self.gaussians()
         return dist.Normal(loc.unsqueeze(1), scale.unsqueeze(1)).to_event(2)
+
+
+class Posterior:
+    """Settings of a posterior of weights of your own; calling them makes one.
+
+    A saved model writes them down by module and class, if they keep what they were made with as
+    attributes of the same names.
+
+    Example::
+
+        class Shared(WeightsPosterior):  # the same Gaussian for every task
+            def __init__(self, num_tasks, num_outputs, latent_dim, bias):
+                super().__init__()
+                self.event_shape = torch.Size([num_outputs, latent_dim + int(bias)])
+                self.loc = nn.Parameter(torch.zeros(self.event_shape))
+                self.raw_scale = nn.Parameter(torch.full(self.event_shape, -3.0))
+                self.num_tasks = num_tasks
+
+            def gaussians(self):
+                parts = Gaussians(self.loc, softplus(self.raw_scale))
+                return Gaussians(*(part.expand(self.num_tasks, -1, -1) for part in parts))
+
+        class OneForAll(Posterior):
+            def __call__(self, num_tasks, num_outputs, latent_dim, bias):
+                return Shared(num_tasks, num_outputs, latent_dim, bias)
+
+        fitted = pv.fit(tasks, settings=pv.Settings(classifier=OneForAll()))
+    """
+
+    def __call__(
+        self, num_tasks: int, num_outputs: int, latent_dim: int, bias: bool
+    ) -> WeightsPosterior:
+        """A new posterior.
+
+        :param num_tasks: T.
+        :param num_outputs: K, the rows of each task's weights.
+        :param latent_dim: d_z.
+        :param bias: whether the weights have a bias as their last column.
+        """
+        raise NotImplementedError
 
 
 class MeanFieldWeights(WeightsPosterior):

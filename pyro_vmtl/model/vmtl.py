@@ -226,15 +226,15 @@ class VMTL(PyroModule):
         return borrowing
 
     def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution:
-        """p(w | alpha), batch shape ``[..., T, 1]``; N(0, I) where nobody lends.
+        """p(w | alpha), batch shape ``[..., T, 1]``; where nobody lends, N(0, I).
+
+        In closed form its scale is inferred.
 
         :param draw: of ``relatedness_weights``, ``[..., T, 1, L]``, or None.
         """
         if isinstance(self.classifier, ConjugateWeights):
-            own = self.classifier.weights_prior(draw)
-            if own is not None:
-                return own
-        if draw is None or not (self._has_lenders or self.classifier.is_conjugate):
+            return self.classifier.weights_prior(draw)
+        if draw is None or not self._has_lenders:
             shape = (self.num_tasks, 1, *self.classifier.event_shape)
             return _standard_normal(shape, 2, self.classifier.gaussians().loc)
         return self._borrowing("weights").prior(draw, self.classifier.lent())
@@ -324,13 +324,15 @@ class VMTL(PyroModule):
             relatedness = self._relatedness("posterior")
             with self._tempered("weights"):
                 pyro.sample("weights", self.classifier(relatedness.get("weights")))
+            if self.encoder.is_function:
+                return  # the model states it
             with self._plate_of_samples(batch):
                 context = self._tempered("representations")
                 with context if self.encoder.has_density else _masked():
                     pyro.sample("representations", self.encoder(batch.x))
 
     @torch.no_grad()
-    def update(self, batch: Batch, last: bool = False) -> None:
+    def update(self, batch: Batch, last: bool = False, held_out: Batch | None = None) -> None:
         """Move all that moves besides gradients: once an iteration, after its gradient step.
 
         What tasks lend goes on to what they say now: sites in closed form are moved and partitions
@@ -338,13 +340,21 @@ class VMTL(PyroModule):
 
         :param batch: the batch of the iteration.
         :param last: whether training ends here, so that draws may take longer.
+        :param held_out: labelled samples that the encoder does not learn from, if it learns. An
+            encoder makes tasks that share weights out of those that it is trained on; so the pool
+            :class:`Nested` infers partitions and scales from these as well, while the weights do
+            not hear them.
         """
         if isinstance(self.classifier, ConjugateWeights):
             if last or self.classifier.is_due():
                 # As training sees representations, with dropout: sites average over its noise.
                 with self.classifier.own_noise():
                     law = self.encoder(batch.x)
-                self.classifier.update(batch, law, self.likelihood, last)
+                seen = None
+                if held_out is not None and self.classifier.learns:
+                    with evaluating(self.encoder):
+                        seen = held_out, self.encoder(held_out.x)
+                self.classifier.update(batch, law, self.likelihood, last, seen)
             else:
                 self.classifier.steps += 1
         elif self.classifier.observes:
@@ -358,6 +368,10 @@ class VMTL(PyroModule):
                 prior = self.representations_prior(batch, relatedness)
                 draw: Tensor = pyro.sample("representations", prior)
                 return draw
+        if self.encoder.is_function:  # the gradient passes through it
+            z = self.encoder(batch.x).mean
+            stated: Tensor = pyro.deterministic("representations", z, event_dim=1)
+            return stated
         # z has the same law in model and guide and contributes nothing. Its value comes from the
         # guide's trace, so no gradient is needed here, nor does other dropout noise matter.
         with torch.no_grad():

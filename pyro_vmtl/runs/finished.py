@@ -101,7 +101,8 @@ class FinishedRun:
     @property
     def classifier(self) -> str:
         """What the posterior of the weights is; before there was a choice, mean-field."""
-        return str(self.model["settings"].get("classifier", "mean_field"))
+        chosen = self.model["settings"].get("classifier", "mean_field")
+        return next(iter(chosen)) if isinstance(chosen, dict) else str(chosen)
 
     @property
     def is_conjugate(self) -> bool:
@@ -215,12 +216,13 @@ def read_influence(path: Path) -> pd.DataFrame:
 
 def _relatedness(path: Path) -> pd.DataFrame:
     # A task may be called NA or 1: only an empty number is missing.
-    return pd.read_csv(
+    table = pd.read_csv(
         path,
         dtype=dict.fromkeys(LABELS, str) | dict.fromkeys(VALUES, float),
         keep_default_na=False,
         na_values={name: [""] for name in VALUES},
     )
+    return table if "draws_of" in table else table.assign(draws_of="")  # of earlier versions
 
 
 def _group(path: Path, name: str) -> xr.Dataset | None:

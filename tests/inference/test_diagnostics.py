@@ -286,10 +286,12 @@ def _trained(pool: Pool, encoder: Architecture, classifier: Any = None) -> Fitte
 
 @pytest.mark.parametrize("encoder", [Identity(), MLP(8, (32,), dropout=0.5)], ids=str)
 def test_honest_fits_do_not_warn_and_lent_posteriors_do(encoder: Architecture) -> None:
-    assert _trained(Nested(), encoder).warnings == ()
-    for pool in (Standard(), Mixture()):  # of the scale of weights beside a learned encoder alone
-        fitted = _trained(pool, encoder)
-        assert fitted.warnings == tuple(fitted.vmtl.classifier.sentences())  # type: ignore[operator]
+    for pool in (Nested(), Standard(), Mixture()):
+        said = _trained(pool, encoder).warnings
+        if pool.borrows and not isinstance(encoder, Identity):  # there are no validation data
+            assert said[0].startswith("Relatedness is inferred from samples that the encoder was")
+            said = said[1:]
+        assert said == ()
     alone = _trained(Standard(), encoder, "mean_field")
     assert alone.warnings == ()
     assert alone.history["weights_evidence"].iloc[-1] < 0.5

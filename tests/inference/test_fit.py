@@ -631,3 +631,12 @@ def test_noise_that_nothing_has_checked_is_told(is_validated: bool, pool: Pool) 
     # Relatedness alone takes a gradient here, if anything.
     exact = fit(splits.train, None, Settings(Identity(), pool), budget, log_warnings=False)
     assert not any("noise of the targets" in sentence for sentence in exact.warnings)
+
+
+def test_kl_weights_that_weights_in_closed_form_do_not_take_are_noted() -> None:
+    tasks = clusters(3, 1, samples=6, dimensions=2).train
+    brief = TrainingSettings(epochs=1, steps_per_epoch=2, kl_weights=Constant(1.0))
+    (note,) = fit(tasks, training=brief).notes
+    assert note.startswith("kl_weights=Constant(value=1.0) has no effect")
+    assert fit(tasks, training=replace(brief, kl_weights=Constant(0.03))).notes == ()
+    assert fit(tasks, settings=Settings(classifier="mean_field"), training=brief).notes == ()

@@ -291,7 +291,8 @@ def test_every_pool_goes_with_weights_in_closed_form(
 ) -> None:
     train, test = world(kind, 0)
     chosen = pv.Settings(likelihood=likelihood, pool=pool)
-    budget = pv.TrainingSettings(epochs=1, steps_per_epoch=25)
+    # Gates that are half open let in too much: they need some time to close.
+    budget = pv.TrainingSettings(epochs=1, steps_per_epoch=200 if pool.kind == "gates" else 50)
     found = pv.fit(train, None, chosen, budget, log_warnings=False)
     ours, nested = (
         one.predict(test).metrics()["mean"]["nll"] for one in (found, fitted(kind, likelihood, 0))

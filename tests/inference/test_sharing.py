@@ -95,7 +95,12 @@ class TestGivenPartitionAndScales:
 
     @pytest.fixture(autouse=True)
     def _no_sweeps(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def look(self: NestedWeights, likelihood: pv.Likelihood, last: bool = False) -> None:
+        def look(
+            self: NestedWeights,
+            likelihood: pv.Likelihood,
+            last: bool = False,
+            held_out: object = None,
+        ) -> None:
             self.steps += 1
             self._take_draws(self.chains, self.draws, likelihood)
 

@@ -70,10 +70,16 @@ def test_given_a_draw_it_is_a_subtraction(regression: tuple[pv.FittedVMTL, TaskS
             setattr(weights, f"draw_{name}", value)
 
 
+@pytest.mark.parametrize("pool", [pv.Nested(), pv.Standard()], ids=repr)
 @pytest.mark.parametrize("is_classification", [False, True])
-def test_it_is_what_a_fit_without_the_sample_says(is_classification: bool) -> None:
-    train = tasks(is_classification)
-    fitted = pv.fit(train, log_warnings=False)
+def test_it_is_what_a_fit_without_the_sample_says(is_classification: bool, pool: pv.Pool) -> None:
+    train, training = tasks(is_classification), pv.TrainingSettings(epochs=2, steps_per_epoch=40)
+
+    def fit(tasks: TaskSet, seed: int) -> pv.FittedVMTL:
+        settings = pv.Settings(pool=pool)
+        return pv.fit(tasks, None, settings, training, seed=seed, log_warnings=False)
+
+    fitted = fit(train, 0)
     found = leave_one_out(fitted.vmtl, train)
     inside = fitted.predict(train).log_density.double().numpy()
     assert found.log_density.mean() < inside.mean() - 0.05  # it costs not to have seen the sample
@@ -81,7 +87,7 @@ def test_it_is_what_a_fit_without_the_sample_says(is_classification: bool) -> No
     for row in rows:
         y = train.y.clone()
         y[row] = -1 if is_classification else torch.nan
-        refitted = pv.fit(replace(train, y=y), seed=1, log_warnings=False)
+        refitted = fit(replace(train, y=y), 1)
         expected.append(float(refitted.predict(train).log_density[row]))
     # Both have a Monte Carlo error of some hundredths.
     assert np.abs(found.log_density[rows] - expected).max() < 0.12
@@ -111,9 +117,10 @@ def test_a_lender_taken_out_is_missed_by_its_relative(
 
 def test_what_it_needs() -> None:
     train = tasks(is_classification=True)
-    vmtl = pv.build(train, encoder=pv.Identity(), pool=pv.Standard())
-    with pytest.raises(InputError, match="expected a model with the pool Nested"):
-        leave_one_out(vmtl, train)
+    for choices in ({"pool": pv.Standard(), "classifier": "mean_field"}, {"pool": pv.Mixture()}):
+        vmtl = pv.build(train, encoder=pv.Identity(), **choices)
+        with pytest.raises(InputError, match="expected the pool Nested or Standard"):
+            leave_one_out(vmtl, train)
     vmtl = pv.build(train)
     with pytest.raises(InputError, match="the training set has 2 tasks"):
         leave_one_out(vmtl, train.select(["a", "b"]))

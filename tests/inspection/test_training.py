@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_vmtl.data import TaskSplits, clusters
 from pyro_vmtl.errors import InputError
@@ -17,7 +17,7 @@ from pyro_vmtl.inference.fit import FittedVMTL, fit
 from pyro_vmtl.inference.training import TrainingSettings
 from pyro_vmtl.inspection.draws import relatedness_probabilities
 from pyro_vmtl.inspection.training import Snapshots, kept_epoch, kl_per_task, task_kls
-from pyro_vmtl.model import Identity, Mixture, Settings
+from pyro_vmtl.model import Identity, Mixture, PooledWeights, Settings
 
 MakeFit = Callable[..., tuple[FittedVMTL, TaskSplits]]
 
@@ -33,9 +33,11 @@ def test_the_epoch_kept_has_the_best_validation_density() -> None:
 def test_without_borrowing_the_kl_is_to_the_standard_normal(make_fit: MakeFit) -> None:
     fitted, _ = make_fit("standard", num_tasks=3)
     table = kl_per_task(fitted)
-    loc, scale = fitted.vmtl.classifier.gaussians()
-    normal = Normal(torch.zeros_like(loc), torch.ones_like(loc))
-    expected = kl_divergence(Normal(loc, scale), normal).sum((-2, -1))
+    weights = fitted.vmtl.classifier
+    assert isinstance(weights, PooledWeights)
+    zeros = torch.zeros_like(weights.loc)
+    normal = MultivariateNormal(zeros, weights.unit.square().diag())
+    expected = kl_divergence(MultivariateNormal(weights.loc, weights.covariance), normal).sum(-1)
     assert list(table.index) == list(fitted.names)
     np.testing.assert_allclose(table["weights"], expected.detach(), rtol=1e-5)
 

@@ -21,7 +21,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vmtl.data import Batch, TaskBatches, TaskSet
-from pyro_vmtl.distributions import RelatednessGates, RelatednessWeights
+from pyro_vmtl.distributions import RelatednessGates, RelatednessWeights, RowGaussians
 from pyro_vmtl.model import (
     MLP,
     VMTL,
@@ -76,6 +76,10 @@ class FromNoise(Messenger):
     def _pyro_sample(self, msg: Message[..., Any]) -> None:
         name, fn = str(msg["name"]), msg["fn"]
         if isinstance(fn, dist.Delta) or name in ("tasks", "samples"):
+            return
+        if isinstance(fn, RowGaussians):
+            noise = getattr(self.noise, name).unsqueeze(-1)
+            msg["value"] = fn.base_dist.loc + (fn.base_dist.scale_tril @ noise).squeeze(-1)
             return
         if isinstance(fn, dist.Independent):
             msg["value"] = fn.base_dist.loc + fn.base_dist.scale * getattr(self.noise, name)

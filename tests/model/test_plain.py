@@ -41,6 +41,33 @@ class Forgetful(pv.Pool):
         self._kept = share
 
 
+class SharedWeights(pv.WeightsPosterior):
+    """One Gaussian for all tasks."""
+
+    def __init__(self, num_tasks: int, num_outputs: int, latent_dim: int, scale: float) -> None:
+        super().__init__()
+        self.num_tasks, self.scale = num_tasks, scale
+        self.event_shape = torch.Size([num_outputs, latent_dim + 1])
+        self.loc = torch.nn.Parameter(torch.zeros(self.event_shape))
+
+    def gaussians(self) -> Gaussians:
+        loc = self.loc.expand(self.num_tasks, -1, -1)
+        return Gaussians(loc, torch.full_like(loc, self.scale))
+
+
+class Shared(pv.Posterior):
+    """Settings of it."""
+
+    def __init__(self, scale: float = 0.1, columns: int = 0) -> None:
+        self.scale = scale
+        self.columns = columns
+
+    def __call__(
+        self, num_tasks: int, num_outputs: int, latent_dim: int, bias: bool
+    ) -> pv.WeightsPosterior:
+        return SharedWeights(num_tasks, num_outputs, latent_dim + self.columns, self.scale)
+
+
 @dataclass(frozen=True)
 class Doubled(Architecture):
     """Twice the inputs."""
@@ -59,6 +86,7 @@ class Doubled(Architecture):
         pv.Settings(pool=pv.Nested(known=[0, 0, 1]), bias=False),
         pv.Settings(pool=HeavyTailed(df=3.0, base=True), classifier="mean_field"),
         pv.Settings(encoder=Doubled(3), likelihood=pv.Poisson()),
+        pv.Settings(classifier=Shared(0.2)),
     ],
 )
 def test_come_back_from_json(settings: pv.Settings) -> None:
@@ -67,6 +95,7 @@ def test_come_back_from_json(settings: pv.Settings) -> None:
     back = from_plain(plain)
     assert type(back.pool) is type(settings.pool)
     assert repr(back.encoder) == repr(settings.encoder)
+    assert type(back.classifier) is type(settings.classifier)
 
 
 def test_own_parts_go_by_their_module() -> None:
@@ -103,3 +132,28 @@ def test_a_model_with_a_pool_of_ones_own_trains_saves_and_loads(tmp_path: Path) 
     assert isinstance(loaded.settings.pool, HeavyTailed)
     before, after = (one.predict(splits.test).mean for one in (fitted, loaded))
     torch.testing.assert_close(before, after)
+
+
+def test_a_model_with_a_posterior_of_ones_own_trains_saves_and_loads(tmp_path: Path) -> None:
+    splits = pv.clusters(3, 1, samples=8, test_samples=4, dimensions=4, seed=0)
+    settings = pv.Settings(pv.Identity(), classifier=Shared(0.2))
+    training = pv.TrainingSettings(epochs=1, steps_per_epoch=20)
+    fitted = pv.fit(splits.train, None, settings, training, log_warnings=False)
+    weights = fitted.vmtl.classifier
+    assert isinstance(weights, SharedWeights)
+    assert weights.loc.abs().sum() > 0
+    assert isinstance(fitted.vmtl.pool, pv.Mixture)
+    loaded = pv.load(pv.save(fitted, tmp_path / "model"))
+    assert isinstance(loaded.settings.classifier, Shared)
+    before, after = (one.predict(splits.test).mean for one in (fitted, loaded))
+    torch.testing.assert_close(before, after)
+
+
+def test_a_posterior_of_ones_own_that_does_not_fit_is_refused() -> None:
+    tasks = pv.clusters(3, 1, samples=8, dimensions=4).train
+    with pytest.raises(InputError, match=r"Shared makes weights .*event_shape .*\[3, 1, 6\]"):
+        pv.build(tasks, encoder=pv.Identity(), classifier=Shared(columns=1))
+    with pytest.raises(InputError, match="the classifier is a Shared and the pool Nested"):
+        pv.build(tasks, encoder=pv.Identity(), classifier=Shared(), pool=pv.Nested())
+    with pytest.raises(InputError, match="the classifier is the class Shared; expected one of"):
+        pv.Settings(classifier=Shared)  # type: ignore[arg-type]

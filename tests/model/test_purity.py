@@ -79,6 +79,11 @@ def test_update_moves_what_is_to_move_and_no_parameter(case: Case) -> None:
             moving |= {"classifier.squares", "likelihood.raw_noise"}
             if isinstance(vmtl.classifier, PooledWeights):
                 moving |= {"classifier.noise"}
+        if isinstance(vmtl.classifier, PooledWeights):
+            moving |= {"classifier.unit"}
+            if vmtl.classifier.alone is not None:  # which lends, and leads nothing
+                own = {name for name in moving if name.startswith("classifier.")}
+                moving |= {name.replace("classifier.", "classifier.alone.") for name in own}
     before, noise = _state(vmtl), torch.get_rng_state()
     vmtl.update(batch, last=True)
     # What is drawn may be what it was.
@@ -116,7 +121,10 @@ def test_update_is_the_first_iteration_whose_posteriors_are_lent(case: Case) -> 
         """Whether the prior is that of the lenders: all of it, mean and variance."""
         prior = vmtl.weights_prior(draw)
         expected = borrowing.prior(draw, vmtl.classifier.lent())
-        return prior.mean.equal(expected.mean) and prior.variance.equal(expected.variance)
+        unit = getattr(vmtl.classifier, "unit", torch.tensor(1.0))  # in which they lend
+        return prior.mean.allclose(unit * expected.mean) and prior.variance.allclose(
+            unit.square() * expected.variance
+        )
 
     # What is in closed form lends what the data have said so far, which is nothing.
     assert is_pooled() == vmtl.classifier.is_conjugate

@@ -107,7 +107,8 @@ class TestEveryModel:
     def test_has_the_sites_of_the_design(self, case: Case) -> None:
         vmtl, batch = case.vmtl, case.batch
         guide, model = _sites(vmtl, batch)
-        assert set(guide) == set(model) - {"targets", "layer_kl"}
+        stated = {"representations"} if vmtl.encoder.is_function else set()
+        assert set(guide) == set(model) - {"targets", "layer_kl"} - stated
         tasks, samples = batch.mask.shape
         shapes = {
             "weights": (tasks, 1, *vmtl.classifier.event_shape),
@@ -122,7 +123,7 @@ class TestEveryModel:
         assert ("layer_kl" in model) == (vmtl.encoder.layer() is not None)
         for name, shape in shapes.items():
             assert model[name]["value"].shape == shape
-            if name != "targets":
+            if name in guide:
                 assert guide[name]["value"].shape == shape
         # The mask and the scale touch the samples only; relatedness that is the same law in model
         # and guide is masked as a whole.

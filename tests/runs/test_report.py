@@ -276,7 +276,14 @@ def by_hand(tmp_path: Path) -> Path:
     (run / "metrics.json").write_text(json.dumps(metrics))
     rows = [
         {"site": "weights", "kind": "weights", "task": task, "other": other, "mean": 0.25}
-        | {"sd": 0.1, "hdi_low": 0.1, "hdi_high": 0.4, "before_data": 1 / 3, "responsibility": 0.3}
+        | {
+            "draws_of": "posterior",
+            "sd": 0.1,
+            "hdi_low": 0.1,
+            "hdi_high": 0.4,
+            "before_data": 1 / 3,
+            "responsibility": 0.3,
+        }
         | {"probability": 0.7 if other == "NA" else 0.3 / 2 if task != "NA" else 1 / 3}
         for task in NASTY
         for other in NASTY
@@ -305,6 +312,12 @@ def test_the_files_of_a_run_are_all_that_a_report_needs(by_hand: Path) -> None:
     ]
     assert "VMTL" in page.text
     assert "Confidence is the mean probability" in page.text
+
+
+def test_a_run_of_before_draws_were_said_of_what_has_its_report(by_hand: Path) -> None:
+    table = pd.read_csv(by_hand / "relatedness.csv", keep_default_na=False)
+    table.drop(columns="draws_of").to_csv(by_hand / "relatedness.csv", index=False)
+    assert write_report(by_hand).is_file()
 
 
 def _with_temperatures(run: Path, low: float | None = 1.1, worse: float = 0.0) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 import pyro_vmtl as pv
 from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.inspection import attributes, group_names, read_netcdf
-from pyro_vmtl.model import Pool
+from pyro_vmtl.model import MeanFieldWeights, Pool
 from pyro_vmtl.runs import config_folder, write_report
 
 Train = Callable[..., Path]
@@ -267,6 +267,27 @@ def test_a_pool_of_ones_own_trains_by_command_and_loads(
     with pytest.raises(pv.InputError, match="its module is imported first, or load"):
         pv.load(run / "model")
     assert isinstance(pv.load(run / "model", pool=StudentT()).settings.pool, StudentT)
+
+
+class Wide(pv.Posterior):
+    """Mean-field weights that start wide."""
+
+    def __call__(
+        self, num_tasks: int, num_outputs: int, latent_dim: int, bias: bool
+    ) -> pv.WeightsPosterior:
+        return MeanFieldWeights(num_tasks, num_outputs, latent_dim, bias, initial_scale=0.5)
+
+
+def test_a_posterior_of_ones_own_trains_by_command_and_loads(
+    train: Train, clusters: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("posteriors_of_a_user")
+    monkeypatch.setattr(Wide, "__module__", module.__name__)
+    monkeypatch.setattr(module, "Wide", Wide, raising=False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    run = train(*clusters, "model.classifier={_target_: posteriors_of_a_user.Wide}", report=True)
+    assert "classifier posteriors_of_a_user.Wide" in (run / "report.html").read_text()
+    assert isinstance(pv.load(run / "model").settings.classifier, Wide)
 
 
 def test_a_folder_of_images_is_a_data_set(train: Train, tmp_path: Path) -> None:

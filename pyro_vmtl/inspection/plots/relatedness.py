@@ -180,7 +180,7 @@ def plot_intervals(
     ax.plot(rows["mean"], places, "o", color=COLOURS[0], ms=4, label="mean and interval")
     ax.plot(rows["probability"], places, "|", color=COLOURS[1], ms=9, mew=2, label="probability")
     ax.axvline(chance_level(table, site), color=GREY, linestyle=":", label="before any data")
-    noise = " (spread: relaxation noise)" if table.attrs.get("spread") == "relaxation" else ""
+    noise = " (noise of the relaxation)" if (rows["draws_of"] == "relaxation").any() else ""
     ax.set_xlabel("relatedness" + noise)
     ax.set_xlim(-0.02, 1.02)
     legend_above(ax)

@@ -16,7 +16,7 @@ from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.likelihoods import Likelihood
 from pyro_vmtl.model.pools import Kind
 from pyro_vmtl.model.priors.conditionals import Moments, averaged
-from pyro_vmtl.model.priors.gibbs import spread
+from pyro_vmtl.model.priors.gibbs import Evidence, spread
 from pyro_vmtl.model.priors.nested import Nested, NestedWeights
 
 __all__ = ["Feedback", "FeedbackBorrowing", "FeedbackWeights"]
@@ -166,7 +166,9 @@ class FeedbackWeights(NestedWeights):
     # What moves
 
     @torch.no_grad()
-    def look(self, likelihood: Likelihood, last: bool = False) -> None:
+    def look(
+        self, likelihood: Likelihood, last: bool = False, held_out: Evidence | None = None
+    ) -> None:
         """Some sweeps over the gates and the scale of maps, given the sites as they are."""
         generator = torch.Generator().manual_seed(int(self.seed) + 7919 * int(self.steps))
         self.steps += 1

@@ -56,6 +56,18 @@ class Evidence:
     counts: Tensor
     squares: Tensor | None = None
 
+    def __add__(self, other: Evidence) -> Evidence:
+        """What the data of both say."""
+        squares = None
+        if self.squares is not None and other.squares is not None:
+            squares = self.squares + other.squares
+        return Evidence(
+            self.precision + other.precision,
+            self.shift + other.shift,
+            self.counts + other.counts,
+            squares,
+        )
+
 
 class Moments(NamedTuple):
     """Gaussians with dense covariances: ``loc [..., q]`` and ``covariance [..., q, q]``."""
@@ -191,9 +203,11 @@ def sweep(
     prior: Hyperpriors,
     state: State,
     generator: torch.Generator,
+    of_noise: Evidence | None = None,
 ) -> Tensor:
     """One sweep over all that is unknown; the state is changed in place. All is on the CPU.
 
+    :param of_noise: by which the noise of a regression is drawn; None, by ``evidence``.
     :return: the mean of the weights given what was drawn, ``[S, T, K, q]``: by it is judged how
         many draws are effective.
     """
@@ -211,7 +225,7 @@ def sweep(
         base = base + _draw_centres(*sums, mean, state, generator)
     loc = sites.mean_weights(base)
     if evidence.squares is not None:
-        _draw_noise(evidence, base, prior, state, generator)
+        _draw_noise(of_noise or evidence, base, prior, state, generator)
     if not prior.fixed_deviation and state.deviation.shape[1]:
         _draw_deviations(evidence, base, prior, state, generator)
     return loc

@@ -294,7 +294,6 @@ class NestedWeights(ConjugateWeights):
         return dist.MixtureSameFamily(mixing, self._normal(parts))
 
     def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution:
-        """p(w | draw), what the other tasks' sites say, batch shape ``[..., T, 1]``."""
         prior = self._cavity(draw)
         return self._normal(Moments(prior.loc.unsqueeze(-3), prior.covariance.unsqueeze(-4)))
 
@@ -355,30 +354,34 @@ class NestedWeights(ConjugateWeights):
     # What moves
 
     @torch.no_grad()
-    def look(self, likelihood: Likelihood, last: bool = False) -> None:
+    def look(
+        self, likelihood: Likelihood, last: bool = False, held_out: Evidence | None = None
+    ) -> None:
         """Some sweeps over partitions and scales, given the sites as they are.
 
         :param likelihood: the noise of a regression is handed on to it.
         :param last: whether to draw as many partitions and scales as are kept.
+        :param held_out: what held-out samples say: partitions and scales hear it, beside the sites.
         """
         generator = torch.Generator().manual_seed(int(self.seed) + 7919 * int(self.steps))
         self.steps += 1
-        chains, evidence = on_device(self.chains, "cpu"), on_device(self.evidence, "cpu")
-        prior = on_device(self.prior, "cpu")
+        own = on_device(self.evidence, "cpu")
+        evidence = own if held_out is None else own + on_device(held_out, "cpu")
+        chains, prior = on_device(self.chains, "cpu"), on_device(self.prior, "cpu")
         kept: list[State] = []
         means: list[Tensor] = []
         if not last:
             sweeps = _SWEEPS if self.every == 1 else 1
             for number in range(sweeps):
-                sweep(evidence, prior, chains, generator)
+                sweep(evidence, prior, chains, generator, own)
                 if number or sweeps == 1:
                     kept.append(_copy(chains))
         else:
             for _ in range(_BURN_IN):
-                sweep(evidence, prior, chains, generator)
+                sweep(evidence, prior, chains, generator, own)
             for number in range(1, _ROUNDS + 1):
                 for _ in range(_ROUND):
-                    means.append(sweep(evidence, prior, chains, generator))
+                    means.append(sweep(evidence, prior, chains, generator, own))
                     kept.append(_copy(chains))
                 self.effective.fill_(self._effective(kept, means))
                 # Half way it is seen whether as many again will do.

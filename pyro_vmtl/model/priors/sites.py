@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import pyro.distributions as dist
 import torch
@@ -20,10 +20,15 @@ from pyro_vmtl.model.pools import Pool
 from pyro_vmtl.model.posteriors import WeightsPosterior
 from pyro_vmtl.model.priors.gibbs import Evidence, Moments
 
-__all__ = ["ConjugateWeights"]
+__all__ = ["ConjugateWeights", "Seen"]
 
 _EVERY = 10  # iterations between two updates, where an encoder learns
+_DRAWS_OF_Z = 4
 _MOST_ENTRIES = 2**26  # of all precisions, 512 MiB
+
+
+Seen: TypeAlias = tuple[Batch, dist.TorchDistribution]
+"""Samples, and q(z | x) of them."""
 
 
 class ConjugateWeights(WeightsPosterior):
@@ -48,12 +53,16 @@ class ConjugateWeights(WeightsPosterior):
 
     :cvar shares_weights: whether what tasks lend each other is evidence about weights, so that a
         task or a row joins and leaves by linear algebra.
+    :ivar leads: whether the parameters of the likelihood and its noise move with these weights.
+    :ivar learns: whether an encoder learns beside.
+    :ivar slopes: how many entries of a row are not the bias: d_z.
     :ivar precision: Lambda of every task's site, ``[T, K, q, q]`` float64; ``shift``: h. Where the
         noise of a regression is inferred as well, both are those of a noise of 1.
     :ivar loc: mean of q(w), ``[T, K, q]`` float64; ``covariance``: ``[T, K, q, q]``. Likewise.
     """
 
     is_conjugate = True
+    leads = True
     shares_weights: ClassVar[bool] = False
     precision: Tensor
     shift: Tensor
@@ -86,6 +95,8 @@ class ConjugateWeights(WeightsPosterior):
         self.pool = pool
         self.num_tasks = num_tasks
         self.event_shape = torch.Size([rows, columns])
+        self.slopes = latent_dim
+        self.learns = learns
         self.every = _EVERY if learns else 1
         self.rate = (0.2 if learns else 0.1) if rate is None else rate
         self.infers_noise = likelihood.has_noise
@@ -116,9 +127,9 @@ class ConjugateWeights(WeightsPosterior):
     def bind(self, borrowing: Borrowing) -> None:
         """Say by what relatedness these tasks borrow: called once."""
 
-    def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution | None:
-        """p(w | draw), batch shape ``[..., T, 1]``, where it is more than a pool of lenders."""
-        return None
+    def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution:
+        """p(w | draw), what the other tasks' sites say, batch shape ``[..., T, 1]``."""
+        raise NotImplementedError
 
     def by_draw(self) -> Moments:
         """q(w) given each of the S draws that are kept, ``[S, T, K, q]``; its mixture is q(w)."""
@@ -145,6 +156,7 @@ class ConjugateWeights(WeightsPosterior):
         representations: dist.TorchDistribution,
         likelihood: Likelihood,
         last: bool = False,
+        held_out: Seen | None = None,
     ) -> None:
         """One conjugate step of the sites, and a look at what follows from them.
 
@@ -152,17 +164,21 @@ class ConjugateWeights(WeightsPosterior):
         :param representations: q(z | x) of its samples.
         :param likelihood: gives the sites; the noise of a regression is handed on to it.
         :param last: see :meth:`look`.
+        :param held_out: samples of which the sites, and an encoder, are not to learn.
         """
         if self.loc.is_meta:
             return  # there is nothing to see
         self._step(batch, representations, likelihood)
-        self.look(likelihood, last)
+        self.look(likelihood, last, None if held_out is None else self.seen(*held_out, likelihood))
 
-    def look(self, likelihood: Likelihood, last: bool = False) -> None:
+    def look(
+        self, likelihood: Likelihood, last: bool = False, held_out: Evidence | None = None
+    ) -> None:
         """Find the posterior anew, given the sites as they are.
 
         :param likelihood: the noise of a regression is handed on to it.
         :param last: whether training ends, so that it may take longer.
+        :param held_out: what held-out samples say of weights, for a prior that hears it.
         """
         raise NotImplementedError
 
@@ -173,7 +189,7 @@ class ConjugateWeights(WeightsPosterior):
         exact = step == 0 or likelihood.sites_are_exact
         rate = 1.0 if exact else max(self.rate, min(0.7, 6 / step))
         # Before the first step the posterior says nothing that parameters could be fitted to.
-        own_rate = rate if step else 0.0
+        own_rate = rate if step and self.leads else 0.0
         self.move(self.seen(batch, representations, likelihood, own_rate), rate)
 
     @contextlib.contextmanager
@@ -202,9 +218,11 @@ class ConjugateWeights(WeightsPosterior):
             them.
         """
         # One z, where it is a function of x; else the sites are averaged over some draws of it.
-        count = 1 if isinstance(representations, dist.Delta) else 4
-        with self.own_noise():
-            draws = [representations.sample() for _ in range(count)]
+        if isinstance(representations, dist.Delta):
+            draws = [representations.mean]
+        else:
+            with self.own_noise():
+                draws = [representations.sample() for _ in range(_DRAWS_OF_Z)]
         precision, shift = torch.zeros_like(self.precision), torch.zeros_like(self.shift)
         weight = batch.weight
         targets = likelihood.standardised(likelihood.filled(batch))
@@ -215,7 +233,7 @@ class ConjugateWeights(WeightsPosterior):
                 likelihood.update(loc[0], variance[0], targets, weight, rate)
             sites = likelihood.sites if int(self.steps) else likelihood.first_sites
             g, r = sites(loc[0], variance[0], targets)
-            g, r = weight * g / count, weight * r / count
+            g, r = weight * g / len(draws), weight * r / len(draws)
             seen = torch.einsum("tbk,tbi,tbj->tkij", r, features, features)
             precision += seen
             shift += g.mT @ features

@@ -155,7 +155,7 @@ def test_intervals_start_with_the_largest(make_table: MakeTable) -> None:
 def test_relaxation_noise_is_labelled_as_such(make_table: MakeTable) -> None:
     table = make_table(3)
     assert "noise" not in plot_intervals(table).get_xlabel()
-    table.attrs["spread"] = "relaxation"
+    table["draws_of"] = "relaxation"
     assert "noise" in plot_intervals(table).get_xlabel()
 
 

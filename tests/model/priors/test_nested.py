@@ -171,6 +171,70 @@ class TestUpdate:
         assert not vmtl.weights_prior(draw).mean.equal(before)
 
 
+class TestHeldOut:
+    """Two tasks that training makes alike, and held-out samples that differ."""
+
+    @staticmethod
+    def _parts(sign: float, seed: int, size: int = 60, noise: float = 0.3) -> TaskSet:
+        generator = np.random.default_rng(seed)
+        parts = {}
+        for t in range(8):
+            x = generator.normal(size=(size, 2))
+            slope = np.array([1.5, 1.0]) * (sign if t % 2 else 1.0)
+            parts[f"task {t}"] = (x, x @ slope + noise * generator.normal(size=size))
+        return TaskSet.from_arrays(parts)
+
+    def _updated(self, held_out: TaskSet | None, learns: bool = True) -> VMTL:
+        torch.manual_seed(0)
+        tasks = self._parts(1.0, 0)
+        vmtl = pv.build(tasks, encoder=Identity(), pool=Nested())
+        weights = _weights(vmtl)
+        weights.learns = learns
+        batch = None if held_out is None else held_out.dense()
+        for number in range(8):
+            vmtl.update(tasks.dense(), number == 7, batch)
+        return vmtl
+
+    @staticmethod
+    def _chance(vmtl: VMTL) -> float:
+        borrowing = vmtl.borrowing["weights"]
+        assert isinstance(borrowing, NestedBorrowing)
+        return float(borrowing.probabilities()[0, 0])  # of the first task and the second
+
+    def test_is_heard_by_the_partition_and_not_by_the_weights(self) -> None:
+        alone, heard = self._updated(None), self._updated(self._parts(-1.0, 1, 200))
+        assert self._chance(alone) > 0.8
+        assert self._chance(heard) < 0.1
+        # The held-out slopes of the second task are the training ones with the other sign.
+        torch.testing.assert_close(
+            _weights(heard).loc[1, 0], _weights(alone).loc[1, 0], atol=0.1, rtol=0
+        )
+        for name in ("precision", "shift", "squares", "counts"):
+            ours, theirs = (_weights(vmtl).get_buffer(name) for vmtl in (heard, alone))
+            torch.testing.assert_close(ours, theirs)
+
+    def test_is_not_heard_by_the_noise(self) -> None:
+        alone, heard = self._updated(None), self._updated(self._parts(1.0, 1, 200, noise=3.0))
+        ratio = _weights(heard).draws.noise.mean(0) / _weights(alone).draws.noise.mean(0)
+        assert 0.7 < ratio.min() <= ratio.max() < 1.4
+
+    def test_is_for_encoders_that_learn(self) -> None:
+        one, other = self._updated(None, learns=False), self._updated(self._parts(-1.0, 1), False)
+        assert _weights(one).loc.equal(_weights(other).loc)
+
+    def test_samples_part_tasks_that_label_a_few_digits_differently(self) -> None:
+        """Training makes an encoder under which all tasks could share their weights."""
+        splits = pv.relabelled_digits(shots=3, exchanged=3, seed=20)
+        training = pv.TrainingSettings(epochs=4)
+        fitted = pv.fit(splits.train, splits.validation, None, training, seed=20)
+        chance = _borrowing(fitted).probabilities()
+        assert splits.train.truth is not None
+        truth = splits.train.truth
+        own = torch.stack([truth[torch.arange(6) != t] == truth[t] for t in range(6)])
+        assert chance[own].min() > 0.8
+        assert chance[~own].max() < 0.2
+
+
 class TestRegression:
     KNOWN = (0, 1, 0, 1)
 

@@ -14,11 +14,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import kl_divergence
 
 import pyro_vmtl as pv
 from pyro_vmtl.data import Batch
-from pyro_vmtl.distributions import Gaussians
+from pyro_vmtl.distributions import Gaussians, RowGaussians
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model import (
     VMTL,
@@ -125,22 +125,40 @@ def _features(batch: Batch, task: int) -> Tensor:
     return torch.cat([x, torch.ones_like(x[:, :1])], -1)
 
 
-def _regression(batch: Batch, task: int, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and precision of N(0, I) given a task's data, by normal equations."""
+def _regression(
+    batch: Batch, task: int, variance: Tensor, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Mean and precision given a task's data, by normal equations.
+
+    :param variance: of the noise, ``[K]``.
+    :param scale: of slopes; that of the bias is 1.
+    """
+    prior = torch.tensor([scale, scale, 1.0]).double().square().reciprocal().diag()
     phi = _features(batch, task)
     y = batch.y[task][batch.mask[task]].double().view(len(phi), -1)
     means, precisions = [], []
     for k, noise in enumerate(variance):
-        precision = phi.mT @ phi / noise + torch.eye(phi.shape[-1]).double()
+        precision = phi.mT @ phi / noise + prior
         means.append(torch.linalg.solve(precision, phi.mT @ y[:, k] / noise))
         precisions.append(precision)
     return torch.stack(means), torch.stack(precisions)
 
 
+@pytest.fixture
+def known_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights have the scale 1, and it is known."""
+    monkeypatch.setattr(PooledWeights, "_unit", lambda weights: weights.unit)
+
+
+def _marginal(precision: Tensor) -> Tensor:
+    """Variances of every entry by itself."""
+    return precision.inverse().diagonal(dim1=-2, dim2=-1)
+
+
+@pytest.mark.usefixtures("known_scale")
 class TestUnderTheStandardNormal:
     @pytest.mark.parametrize("outputs", [1, 3])
     def test_is_the_posterior_of_a_linear_regression(self, outputs: int) -> None:
-        """Its mean exactly; of its precision, the diagonal, as a mean field has it."""
         vmtl, batch = _make(Standard(), outputs), _batch(outputs)
         vmtl.update(batch)
         weights = _weights(vmtl)
@@ -149,9 +167,8 @@ class TestUnderTheStandardNormal:
         for task in range(T):
             mean, precision = _regression(batch, task, torch.ones(outputs).double())
             torch.testing.assert_close(weights.loc[task], mean)
-            variance = 1 / precision.diagonal(dim1=-2, dim2=-1)
-            torch.testing.assert_close(law.variance[task, 0], variance)
-            torch.testing.assert_close(weights.covariance[task], variance.diag_embed())
+            torch.testing.assert_close(weights.covariance[task], precision.inverse())
+            torch.testing.assert_close(law.variance[task, 0], _marginal(precision))
 
     def test_lends_what_it_is(self) -> None:
         vmtl = _make(Standard())
@@ -177,6 +194,7 @@ class TestUnderTheStandardNormal:
         assert lent.scale.eq(1).all()
 
 
+@pytest.mark.usefixtures("known_scale")
 @pytest.mark.parametrize("pool", [*GAUSSIAN, *MIXTURES], ids=repr)
 class TestEvidenceIsTheTasksOwn:
     @pytest.mark.parametrize("last", [False, True])
@@ -191,7 +209,7 @@ class TestEvidenceIsTheTasksOwn:
         mean, precision = _regression(_batch(), 0, torch.ones(1).double())
         lent = _weights(vmtl).lent()
         torch.testing.assert_close(lent.loc[0], mean)
-        torch.testing.assert_close(lent.scale[0], precision.diagonal(dim1=-2, dim2=-1).rsqrt())
+        torch.testing.assert_close(lent.scale[0], _marginal(precision).sqrt())
 
     def test_a_tasks_prior_does_not_depend_on_its_own_data(self, pool: Pool) -> None:
         vmtl = _make(pool)
@@ -224,25 +242,25 @@ def _objective(vmtl: VMTL, priors: dist.TorchDistribution) -> Callable[[Tensor, 
     """
     weights = _weights(vmtl)
 
-    def loss(loc: Tensor, scale: Tensor) -> Tensor:
+    def loss(loc: Tensor, root: Tensor) -> Tensor:
         seen = weights.precision @ loc.unsqueeze(-1)
         expected = (loc * (weights.shift - 0.5 * seen.squeeze(-1))).sum()
-        variance = scale.square()
-        expected -= 0.5 * (weights.precision.diagonal(dim1=-2, dim2=-1) * variance).sum()
-        q = Independent(Normal(loc.unsqueeze(1), scale.unsqueeze(1)), 2)
-        return kl_divergence(q, priors).mean(0).sum() - expected
+        expected -= 0.5 * (weights.precision * (root @ root.mT)).sum()
+        rows = dist.MultivariateNormal(loc.unsqueeze(1), scale_tril=root.unsqueeze(1))
+        return kl_divergence(RowGaussians(rows, 1), priors).mean(0).sum() - expected
 
     return loss
 
 
 def _optimum(
-    loss: Callable[[Tensor, Tensor], Tensor], loc: Tensor, scale: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor], loc: Tensor, root: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Where gradients lead from here."""
-    loc, log_scale = loc.clone().requires_grad_(), scale.log().requires_grad_()
+    """Mean and covariance where gradients lead from here."""
+    tril = dist.transforms.LowerCholeskyTransform()
+    loc, free = loc.clone().requires_grad_(), tril.inv(root).requires_grad_()
     optimiser = torch.optim.LBFGS(
-        [loc, log_scale],
-        max_iter=500,
+        [loc, free],
+        max_iter=1000,
         tolerance_grad=1e-10,
         tolerance_change=1e-14,
         line_search_fn="strong_wolfe",
@@ -250,12 +268,13 @@ def _optimum(
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        value = loss(loc, log_scale.exp())
+        value = loss(loc, tril(free))
         value.backward()
         return value
 
     optimiser.step(closure)
-    return loc.detach(), log_scale.detach().exp()
+    found = tril(free.detach())
+    return loc.detach(), found @ found.mT
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
@@ -284,10 +303,10 @@ class TestAgainstGradients:
     ) -> None:
         vmtl, loss = self._fitted(pool, outputs, draws, monkeypatch)
         weights = _weights(vmtl)
-        start = torch.zeros_like(weights.loc), torch.ones_like(weights.loc)
-        loc, scale = _optimum(loss, *start)
+        start = torch.zeros_like(weights.loc), torch.ones_like(weights.loc).diag_embed()
+        loc, covariance = _optimum(loss, *start)
         torch.testing.assert_close(weights.loc, loc, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(_scale(weights), scale, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(weights.covariance, covariance, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("pool", MIXTURES, ids=repr)
     @pytest.mark.parametrize("draws", [1, 5])
@@ -296,12 +315,17 @@ class TestAgainstGradients:
     ) -> None:
         vmtl, loss = self._fitted(pool, outputs, draws, monkeypatch)
         weights = _weights(vmtl)
-        at = weights.loc, _scale(weights)
+        at = weights.loc, torch.linalg.cholesky(weights.covariance)
         away = at[0] + 0.05 * torch.randn_like(at[0]), 1.1 * at[1]
         assert loss(*away) > loss(*at)
-        loc, scale = _optimum(loss, *away)
+        loc, covariance = _optimum(loss, *away)
         torch.testing.assert_close(at[0], loc, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(at[1], scale, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(weights.covariance, covariance, rtol=1e-4, atol=1e-4)
+
+
+def _spread_of(phi: Tensor, covariance: Tensor) -> Tensor:
+    """The variance of every row's predictor."""
+    return ((phi @ covariance) * phi).sum(-1)
 
 
 class TestNoise:
@@ -335,16 +359,17 @@ class TestNoise:
         targets = vmtl.likelihood.standardised(batch.y)
         fields = (batch.x, targets.squeeze(-1), batch.mask, batch.scale, batch.index)
         for task in range(2):
-            mean, precision = _regression(Batch(*fields), task, weights.noise[task])
+            mean, precision = _regression(
+                Batch(*fields), task, weights.noise[task], float(weights.unit[0])
+            )
             torch.testing.assert_close(weights.loc[task], mean, rtol=1e-6, atol=1e-9)
-            variance = 1 / precision.diagonal(dim1=-2, dim2=-1)
-            torch.testing.assert_close(_scale(weights)[task].square(), variance)
+            torch.testing.assert_close(weights.covariance[task], precision.inverse())
             # It is the mean of expected squared residuals, and of two more samples of all tasks.
             phi, y = _features(batch, task), fields[1][task]
-            expected = (y - phi @ mean[0]).square() + phi.square() @ variance[0]
+            expected = (y - phi @ mean[0]).square() + _spread_of(phi, weights.covariance[task, 0])
             others = [
                 (fields[1][t] - _features(batch, t) @ weights.loc[t, 0]).square()
-                + _features(batch, t).square() @ _scale(weights)[t, 0].square()
+                + _spread_of(_features(batch, t), weights.covariance[t, 0])
                 for t in range(2)
             ]
             everywhere = torch.cat(others).mean()
@@ -399,6 +424,7 @@ class Mean(Pool):
 
 
 class TestAPoolOfTheUsersOwn:
+    @pytest.mark.usefixtures("known_scale")
     def test_that_gives_gaussians_has_a_closed_form(self) -> None:
         vmtl = _make(Mean(), num_tasks=2)
         batch = _batch()
@@ -479,16 +505,80 @@ class TestSize:
         assert tasks * 2 * (int(most) + 1) ** 2 <= 2**26 < tasks * 2 * (int(most) + 2) ** 2
 
 
-class TestSentences:
-    def test_warn_of_the_scale_beside_a_learned_encoder_alone(self) -> None:
-        likelihood = CategoricalLikelihood(2)
-        weights = PooledWeights(Mixture(), 3, likelihood, 4)
-        assert weights.sentences() == []
-        (said,) = PooledWeights(Mixture(), 3, likelihood, 4, learns=True).sentences()
-        assert "the pool Mixture expects weights of the scale 1" in said
+class TestScale:
+    def test_is_where_the_evidence_of_tasks_by_themselves_is_greatest(self) -> None:
+        """But for the two entries' worth of 1 that it is drawn to."""
+        tasks, true = 40, 0.3
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(tasks, 8, INPUTS, generator=generator).double()
+        w = true * torch.randn(tasks, INPUTS, 1, generator=generator).double()
+        y = (x @ w).squeeze(-1) + torch.randn(tasks, 8, generator=generator)
+        ones = torch.ones(y.shape)
+        batch = Batch(x.float(), y.float(), ones.bool(), ones, torch.arange(y.numel()).view_as(y))
+        vmtl = _make(Mixture(), num_tasks=tasks)
+        for _ in range(30):
+            vmtl.update(batch, last=True)
+        weights = _weights(vmtl)
+        assert weights.alone is not None
+
+        def loss(scale: Tensor) -> Tensor:
+            """Minus the log evidence, and the prior that EM has drawn the scale by."""
+            prior = torch.cat([scale.square().expand(INPUTS), torch.ones(1).double()])
+            phi = torch.cat([x, torch.ones_like(x[..., :1])], -1)
+            total = (phi * prior) @ phi.mT + torch.eye(8).double()
+            law = torch.distributions.MultivariateNormal(torch.zeros(8).double(), total)
+            return -law.log_prob(y.float().double()).sum() + 2 * scale.log() + 1 / scale.square()
+
+        at = weights.unit[0].clone().requires_grad_()
+        (slope,) = torch.autograd.grad(loss(at), at, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope, at)
+        assert curvature > 0
+        assert abs(slope) < 1e-3 * curvature * at
+        assert 0.2 < at < 0.6
+        assert weights.unit.equal(weights.alone.unit)
+        assert weights.unit[-1] == 1
+
+    def test_is_that_of_the_prior_and_of_what_is_lent(self) -> None:
+        vmtl = _make(Geometric())
+        for _ in range(5):
+            vmtl.update(_batch(), last=True)
+        weights = _weights(vmtl)
+        alone = weights.alone
+        assert alone is not None
+        assert abs(float(weights.unit[0]) - 1) > 0.1
+        lent = weights.lent()
+        torch.testing.assert_close(lent.loc * weights.unit, alone.loc)
+        torch.testing.assert_close(lent.scale * weights.unit, _scale(alone))
+        draw = torch.tensor([[1.0, 0.0]] * T).unsqueeze(1).double()  # of the first of the others
+        prior = vmtl.weights_prior(draw)
+        torch.testing.assert_close(prior.mean.squeeze(1), alone.loc[[1, 0, 0]])
+        torch.testing.assert_close(prior.variance.sqrt().squeeze(1), _scale(alone)[[1, 0, 0]])
+
+    def test_does_not_collapse_where_inputs_say_nothing(self) -> None:
+        vmtl = _make(Standard())
+        batch = _batch()
+        nothing = Batch(batch.x, 0 * batch.y, batch.mask, batch.scale, batch.index)
+        for _ in range(50):
+            vmtl.update(nothing, last=True)
+        assert _weights(vmtl).unit[0] > 0.3
 
 
 class TestFits:
+    def test_lend_what_never_hears_the_others(self) -> None:
+        """Of two classes too, whose sites are taken where the posterior is."""
+        tasks = _tasks("two classes", 12)
+        batch = tasks.dense()
+        lent = []
+        for pool in (Mixture(), Power(), Geometric(base=True)):
+            vmtl = pv.build(tasks, encoder=Identity(), pool=pool)
+            for _ in range(30):
+                vmtl.update(batch)
+            lent.append(_weights(vmtl).lent())
+            assert not _weights(vmtl).loc.allclose(lent[-1].loc, atol=0.05)
+        for other in lent[1:]:
+            torch.testing.assert_close(other.loc, lent[0].loc)
+            torch.testing.assert_close(other.scale, lent[0].scale)
+
     @pytest.mark.parametrize("kind", LIKELIHOODS)
     def test_of_every_likelihood_learn_what_inputs_say(self, kind: str) -> None:
         fitted = _fit(_tasks(kind, 30), Mixture(), LIKELIHOODS[kind])
