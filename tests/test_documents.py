@@ -134,6 +134,19 @@ def test_the_table_of_digits_and_rivals_is_the_summary_of_its_results() -> None:
         assert number in " ".join(readme.split()), number
 
 
+def test_rotated_digits_have_the_scores_that_are_stated() -> None:
+    results = pd.read_csv(RESULTS / "rotated" / "now.csv.gz")
+    mean = results[results["task"] == "mean"]
+    page = " ".join((ROOT / "docs" / "benchmark.md").read_text().split())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    for (_, method, metric), group in mean.groupby(["size", "method", "metric"]):
+        said = f"{group['value'].mean():.3f} ± {group['value'].std():.3f}"
+        if metric == "nll" or (method == "default" and metric == "coverage_90"):
+            assert said in page
+        if method == "default" and metric == "nll":
+            assert said in readme
+
+
 def _moments(nll: pd.DataFrame) -> list[tuple[float, float]]:
     """Mean and standard deviation of every method at every size."""
     groups = [group for _, group in nll.groupby("shots")]

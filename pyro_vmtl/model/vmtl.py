@@ -351,7 +351,8 @@ class VMTL(PyroModule):
                 with self.classifier.own_noise():
                     law = self.encoder(batch.x)
                 seen = None
-                if held_out is not None and self.classifier.learns:
+                hears = self.classifier.learns and self.classifier.hears_held_out
+                if held_out is not None and hears:
                     with evaluating(self.encoder):
                         seen = held_out, self.encoder(held_out.x)
                 self.classifier.update(batch, law, self.likelihood, last, seen)

@@ -81,7 +81,7 @@ def test_update_moves_what_is_to_move_and_no_parameter(case: Case) -> None:
                 moving |= {"classifier.noise"}
         if isinstance(vmtl.classifier, PooledWeights):
             moving |= {"classifier.unit"}
-            if vmtl.classifier.alone is not None:  # which lends, and leads nothing
+            if vmtl.classifier.alone is not None:  # which lends, and moves nothing else
                 own = {name for name in moving if name.startswith("classifier.")}
                 moving |= {name.replace("classifier.", "classifier.alone.") for name in own}
     before, noise = _state(vmtl), torch.get_rng_state()

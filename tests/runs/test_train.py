@@ -250,13 +250,18 @@ class StudentT(Pool):
         return dist.StudentT(4.0, loc, 1.0).to_event(event_dim)
 
 
+def _import_as(monkeypatch: pytest.MonkeyPatch, name: str, part: type) -> None:
+    """Make a class look as if it had been imported from a module of the user's."""
+    module = ModuleType(name)
+    monkeypatch.setattr(part, "__module__", name)
+    monkeypatch.setattr(module, part.__name__, part, raising=False)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
 def test_a_pool_of_ones_own_trains_by_command_and_loads(
     train: Train, clusters: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = ModuleType("pools_of_a_user")
-    monkeypatch.setattr(StudentT, "__module__", module.__name__)
-    monkeypatch.setattr(module, "StudentT", StudentT, raising=False)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    _import_as(monkeypatch, "pools_of_a_user", StudentT)
     run = train(*clusters, "+pool={_target_: pools_of_a_user.StudentT}", report=True)
     assert (run / "report.html").is_file()
     table = pd.read_csv(run / "relatedness.csv")
@@ -281,10 +286,7 @@ class Wide(pv.Posterior):
 def test_a_posterior_of_ones_own_trains_by_command_and_loads(
     train: Train, clusters: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = ModuleType("posteriors_of_a_user")
-    monkeypatch.setattr(Wide, "__module__", module.__name__)
-    monkeypatch.setattr(module, "Wide", Wide, raising=False)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    _import_as(monkeypatch, "posteriors_of_a_user", Wide)
     run = train(*clusters, "model.classifier={_target_: posteriors_of_a_user.Wide}", report=True)
     assert "classifier posteriors_of_a_user.Wide" in (run / "report.html").read_text()
     assert isinstance(pv.load(run / "model").settings.classifier, Wide)

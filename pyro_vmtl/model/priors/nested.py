@@ -203,6 +203,7 @@ class NestedWeights(ConjugateWeights):
     """
 
     shares_weights: ClassVar[bool] = True
+    hears_held_out: ClassVar[bool] = True
     pool: Nested
     effective: Tensor
 

@@ -15,7 +15,7 @@ from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.likelihoods import Likelihood
 from pyro_vmtl.model.pools import Pool, Standard
 from pyro_vmtl.model.priors.gibbs import Evidence, Moments
-from pyro_vmtl.model.priors.sites import ConjugateWeights, Seen
+from pyro_vmtl.model.priors.sites import ConjugateWeights
 
 __all__ = ["PooledWeights"]
 
@@ -61,7 +61,7 @@ class PooledWeights(ConjugateWeights):
         self.covariance.copy_(self.unit.diag())
         self.alone = PooledWeights(Standard(), *args, **kwargs) if pool.borrows else None
         if self.alone is not None:
-            self.alone.every, self.alone.leads = 1, False  # it is updated when these are
+            self.alone.every, self.alone.moves_likelihood = 1, False  # it is updated when these are
 
     def bind(self, borrowing: Borrowing) -> None:
         """Say by what relatedness these tasks borrow."""
@@ -112,18 +112,12 @@ class PooledWeights(ConjugateWeights):
 
     # What moves
 
-    @torch.no_grad()
-    def update(
-        self,
-        batch: Batch,
-        representations: dist.TorchDistribution,
-        likelihood: Likelihood,
-        last: bool = False,
-        held_out: Seen | None = None,
+    def _step(
+        self, batch: Batch, representations: dist.TorchDistribution, likelihood: Likelihood
     ) -> None:
         if self.alone is not None:
-            self.alone.update(batch, representations, likelihood, last)
-        super().update(batch, representations, likelihood, last)
+            self.alone.update(batch, representations, likelihood)
+        super()._step(batch, representations, likelihood)
 
     @torch.no_grad()
     def look(
@@ -151,7 +145,7 @@ class PooledWeights(ConjugateWeights):
             self.loc, self.covariance = self._given(*self._prior(draws))
             if self.infers_noise:
                 self.noise = self._noise()
-        if self.infers_noise and self.leads:
+        if self.infers_noise and self.moves_likelihood:
             likelihood.take_noise(self.noise.sqrt())
 
     def _unit(self) -> Tensor:

@@ -53,7 +53,10 @@ class ConjugateWeights(WeightsPosterior):
 
     :cvar shares_weights: whether what tasks lend each other is evidence about weights, so that a
         task or a row joins and leaves by linear algebra.
-    :ivar leads: whether the parameters of the likelihood and its noise move with these weights.
+    :cvar hears_held_out: whether the prior is inferred from held-out samples as well, beside an
+        encoder that learns.
+    :ivar moves_likelihood: whether the parameters of the likelihood and its noise move with these
+        weights.
     :ivar learns: whether an encoder learns beside.
     :ivar slopes: how many entries of a row are not the bias: d_z.
     :ivar precision: Lambda of every task's site, ``[T, K, q, q]`` float64; ``shift``: h. Where the
@@ -62,8 +65,9 @@ class ConjugateWeights(WeightsPosterior):
     """
 
     is_conjugate = True
-    leads = True
+    moves_likelihood = True
     shares_weights: ClassVar[bool] = False
+    hears_held_out: ClassVar[bool] = False
     precision: Tensor
     shift: Tensor
     counts: Tensor
@@ -189,7 +193,7 @@ class ConjugateWeights(WeightsPosterior):
         exact = step == 0 or likelihood.sites_are_exact
         rate = 1.0 if exact else max(self.rate, min(0.7, 6 / step))
         # Before the first step the posterior says nothing that parameters could be fitted to.
-        own_rate = rate if step and self.leads else 0.0
+        own_rate = rate if step and self.moves_likelihood else 0.0
         self.move(self.seen(batch, representations, likelihood, own_rate), rate)
 
     @contextlib.contextmanager
