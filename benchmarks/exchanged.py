@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[3], help="per class and task")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/exchanged.csv"))
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the tensors are small: a second thread only waits
     rows = []
     for exchanged in options.exchanged:
