@@ -26,7 +26,7 @@ from pyro_vmtl.inspection.draws import (
 )
 from pyro_vmtl.inspection.latent_draws import Draws, by_class, posterior_draws, prior_draws
 from pyro_vmtl.inspection.training import kept_epoch
-from pyro_vmtl.model import SITES, Nested, NestedWeights, PooledWeights, to_plain
+from pyro_vmtl.model import SITES, NestedWeights, PooledWeights, to_plain
 
 __all__ = ["VARIABLES", "leave_one_out", "to_inference_data"]
 
@@ -391,7 +391,7 @@ def _prior_note(fitted: FittedVMTL) -> dict[str, str]:
         representations = "the fitted encoder's output, which has no prior"
     own_scale = isinstance(vmtl.classifier, PooledWeights)
     weights = "N(0, s^2 I), its scale s inferred" if own_scale else "N(0, I)"
-    if isinstance(vmtl.pool, Nested) or "weights" in vmtl.borrowing:
+    if vmtl.pool.needs_closed_form or "weights" in vmtl.borrowing:
         own = vmtl.classifier.is_conjugate
         lent = "what the data of the other tasks say" if own else "the other tasks' posteriors"
         weights = f"pool {vmtl.pool}: {lent}"

@@ -131,7 +131,7 @@ class Settings:
         if pool is None:
             defaults: dict[Any, type[Pool]] = {"conjugate": Nested, "point": Standard}
             pool = defaults.get(classifier, Mixture)()
-        if isinstance(pool, Nested) and classifier != "conjugate":
+        if pool.needs_closed_form and classifier != "conjugate":
             raise InputError(
                 f"the classifier is {_shown(classifier)} and the pool {type(pool).__name__}; "
                 "expected 'conjugate', or another pool"

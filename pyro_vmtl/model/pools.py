@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vmtl.distributions import (
     Gaussians,
@@ -40,10 +40,15 @@ class Pool:
 
     :cvar borrows: whether it needs lenders at all.
     :cvar kind: what its relatedness is.
+    :cvar relatedness: the class of what says from whom tasks borrow, a
+        :class:`pyro_vmtl.model.Borrowing`; None, logits that gradients move.
+    :cvar needs_closed_form: whether weights under it are in closed form alone.
     """
 
     borrows = True
     kind: ClassVar[Kind] = "weights"
+    relatedness: ClassVar[type[nn.Module] | None] = None
+    needs_closed_form: ClassVar[bool] = False
     relaxation: type[RelatednessWeights] | type[RelatednessGates] = RelatednessWeights
 
     def __init__(self, base: bool = False, spread: Spread | None = None) -> None:

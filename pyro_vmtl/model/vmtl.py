@@ -26,8 +26,6 @@ from pyro_vmtl.model.evaluation import evaluating
 from pyro_vmtl.model.likelihoods import Likelihood, of_known
 from pyro_vmtl.model.pools import Mixture, Pool, Standard
 from pyro_vmtl.model.posteriors import WeightsPosterior
-from pyro_vmtl.model.priors.feedback import Feedback, FeedbackBorrowing
-from pyro_vmtl.model.priors.nested import Nested, NestedBorrowing
 from pyro_vmtl.model.priors.sites import ConjugateWeights
 
 __all__ = ["SITES", "VMTL"]
@@ -111,7 +109,7 @@ class VMTL(PyroModule):
         self._untempered = False
         self.borrowing = nn.ModuleDict()
         self._has_lenders = False  # the first iteration has no previous one
-        if not _kind_of_borrowing(self.representation_pool).learns:
+        if self.representation_pool.relatedness is not None:
             raise InputError(
                 f"the representation pool is {self.representation_pool}, a prior of weights; "
                 "expected Standard, Mixture, Linear, Geometric or Power"
@@ -123,7 +121,8 @@ class VMTL(PyroModule):
             }
             for site, (chosen, shape) in shapes.items():
                 if chosen.borrows:
-                    self.borrowing[site] = _kind_of_borrowing(chosen)(
+                    kind = chosen.relatedness or Borrowing
+                    self.borrowing[site] = kind(
                         chosen, num_tasks, shape, empirical_bayes, temperature
                     )
         if classifier.is_point and self.pool.borrows:
@@ -388,13 +387,6 @@ class VMTL(PyroModule):
             # Plates to the left (vectorised particles) remain; those of tasks are summed.
             with self._tempered("representations"):
                 pyro.factor("layer_kl", -kl.sum((-2, -1), keepdim=True), has_rsample=False)
-
-
-def _kind_of_borrowing(pool: Pool) -> type[Borrowing]:
-    """Pools in closed form bring their draws; others weigh the lenders by learned logits."""
-    if isinstance(pool, Feedback):
-        return FeedbackBorrowing
-    return NestedBorrowing if isinstance(pool, Nested) else Borrowing
 
 
 def _constrained(name: str, parameter: nn.Parameter, constraint: object) -> Tensor:

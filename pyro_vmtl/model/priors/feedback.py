@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.types import _size
 
 from pyro_vmtl.errors import InputError
@@ -27,6 +27,34 @@ _SWEEPS = 40  # sweeps of the last look
 _KEPT = 4  # draws of each chain that give the moments
 _ALL_OPEN = 6  # steps before gates may close: sites have to settle
 _CLOSED = 1e-3  # standard deviation of a map behind a closed gate: next to nothing
+
+
+class _Gates(dist.Bernoulli):
+    """Gates that are open or shut; nothing takes a gradient, so their draws owe none."""
+
+    has_rsample = True
+
+    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:
+        return self.sample(sample_shape)
+
+
+class FeedbackBorrowing(Borrowing):
+    """The gates of feedback, whose chances are those of the weights' posterior."""
+
+    learns = False
+    _weights: tuple[FeedbackWeights]
+
+    def relatedness_posterior(self) -> dist.TorchDistribution:
+        """Independent Bernoulli gates, batch shape ``[T, 1]``, event shape ``[L]``."""
+        return _Gates(self._weights[0].open.unsqueeze(-2)).to_event(1)
+
+    def relatedness_prior(self) -> dist.TorchDistribution:
+        """Every gate is open with the chance 1/2."""
+        half = torch.full_like(self._weights[0].open, 0.5)
+        return _Gates(half.unsqueeze(-2)).to_event(1)
+
+    def probabilities(self) -> Tensor:
+        return self._weights[0].open
 
 
 class Feedback(Nested):
@@ -52,6 +80,7 @@ class Feedback(Nested):
     """
 
     kind: ClassVar[Kind] = "gates"
+    relatedness: ClassVar[type[nn.Module] | None] = FeedbackBorrowing
     borrows = True
 
     def __init__(
@@ -256,31 +285,3 @@ class FeedbackWeights(NestedWeights):
             gates = ways[0]
             gates[..., slot] = uniform[..., slot] < chance[..., slot]
         return gates, chance
-
-
-class _Gates(dist.Bernoulli):
-    """Gates that are open or shut; nothing takes a gradient, so their draws owe none."""
-
-    has_rsample = True
-
-    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:
-        return self.sample(sample_shape)
-
-
-class FeedbackBorrowing(Borrowing):
-    """The gates of feedback, whose chances are those of the weights' posterior."""
-
-    learns = False
-    _weights: tuple[FeedbackWeights]
-
-    def relatedness_posterior(self) -> dist.TorchDistribution:
-        """Independent Bernoulli gates, batch shape ``[T, 1]``, event shape ``[L]``."""
-        return _Gates(self._weights[0].open.unsqueeze(-2)).to_event(1)
-
-    def relatedness_prior(self) -> dist.TorchDistribution:
-        """Every gate is open with the chance 1/2."""
-        half = torch.full_like(self._weights[0].open, 0.5)
-        return _Gates(half.unsqueeze(-2)).to_event(1)
-
-    def probabilities(self) -> Tensor:
-        return self._weights[0].open

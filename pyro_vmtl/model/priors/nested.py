@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import pyro.distributions as dist
 import torch
 from pyro.ops.stats import effective_sample_size
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vmtl.distributions import Relatives
 from pyro_vmtl.errors import InputError
@@ -49,6 +49,55 @@ EFFECTIVE_DRAWS = 200
 _FIELDS = tuple(field.name for field in dataclasses.fields(State))
 
 
+class NestedBorrowing(Borrowing):
+    """The relatedness of the nested prior: who shares a cluster in the draws.
+
+    It owns nothing: the draws are those of the weights' posterior.
+    """
+
+    pool: Nested
+
+    learns = False
+    _weights: tuple[NestedWeights]
+
+    def _add_slots(self) -> None:
+        super()._add_slots()
+        self.empirical_bayes = True  # the same draws in model and guide: the site is masked
+
+    @property
+    def labels(self) -> Tensor:
+        """The cluster of every task in each draw, ``[S, T]``."""
+        return self._weights[0].draws.labels
+
+    @property
+    def spreads(self) -> Tensor:
+        """s, a task's deviation in units of what its cluster and it deviate together, ``[S]``."""
+        weights = self._weights[0]
+        draws = weights.draws
+        varies = (weights.prior.groups >= 0).double()
+        own = draws.deviation.mean(-1) * varies.mean()
+        return (own / (own + draws.cluster)).sqrt()
+
+    def relatedness_posterior(self) -> dist.TorchDistribution:
+        return self._weights[0].relatedness()
+
+    def relatedness_prior(self) -> dist.TorchDistribution:
+        return self.relatedness_posterior()
+
+    def probabilities(self) -> Tensor:
+        """The chance that two share a cluster, ``[T, L]``.
+
+        With n draws none is said to be nearer to 0 or 1 than 1 / (2 n + 2).
+        """
+        rows = self.relatedness_posterior().mean.squeeze(-2)
+        effective = float(self._weights[0].effective) or float(len(self.labels))
+        return (rows * effective + 0.5) / (effective + 1)
+
+    def chance_before_data(self) -> float:
+        """The chance that two tasks share a cluster, before any data."""
+        return chance_together(self.num_tasks, self.pool.gamma, self.pool.expected)
+
+
 class Nested(Pool):
     r"""Multilevel regression with hidden clusters of tasks.
 
@@ -82,6 +131,8 @@ class Nested(Pool):
     """
 
     kind: ClassVar[Kind] = "clusters"
+    relatedness: ClassVar[type[nn.Module] | None] = NestedBorrowing
+    needs_closed_form: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -454,55 +505,6 @@ class NestedWeights(ConjugateWeights):
             f"only {float(self.effective):.0f} effective ones (fewer than {EFFECTIVE_DRAWS}): "
             "chances of relatedness are known no better than that."
         ]
-
-
-class NestedBorrowing(Borrowing):
-    """The relatedness of the nested prior: who shares a cluster in the draws.
-
-    It owns nothing: the draws are those of the weights' posterior.
-    """
-
-    pool: Nested
-
-    learns = False
-    _weights: tuple[NestedWeights]
-
-    def _add_slots(self) -> None:
-        super()._add_slots()
-        self.empirical_bayes = True  # the same draws in model and guide: the site is masked
-
-    @property
-    def labels(self) -> Tensor:
-        """The cluster of every task in each draw, ``[S, T]``."""
-        return self._weights[0].draws.labels
-
-    @property
-    def spreads(self) -> Tensor:
-        """s, a task's deviation in units of what its cluster and it deviate together, ``[S]``."""
-        weights = self._weights[0]
-        draws = weights.draws
-        varies = (weights.prior.groups >= 0).double()
-        own = draws.deviation.mean(-1) * varies.mean()
-        return (own / (own + draws.cluster)).sqrt()
-
-    def relatedness_posterior(self) -> dist.TorchDistribution:
-        return self._weights[0].relatedness()
-
-    def relatedness_prior(self) -> dist.TorchDistribution:
-        return self.relatedness_posterior()
-
-    def probabilities(self) -> Tensor:
-        """The chance that two share a cluster, ``[T, L]``.
-
-        With n draws none is said to be nearer to 0 or 1 than 1 / (2 n + 2).
-        """
-        rows = self.relatedness_posterior().mean.squeeze(-2)
-        effective = float(self._weights[0].effective) or float(len(self.labels))
-        return (rows * effective + 0.5) / (effective + 1)
-
-    def chance_before_data(self) -> float:
-        """The chance that two tasks share a cluster, before any data."""
-        return chance_together(self.num_tasks, self.pool.gamma, self.pool.expected)
 
 
 def _copy(state: State) -> State:
