@@ -40,14 +40,15 @@ class Pool:
 
     :cvar borrows: whether it needs lenders at all.
     :cvar kind: what its relatedness is.
-    :cvar relatedness: the class of what says from whom tasks borrow, a
-        :class:`pyro_vmtl.model.Borrowing`; None, logits that gradients move.
-    :cvar needs_closed_form: whether weights under it are in closed form alone.
+    :cvar borrowing: the class of its relatedness, a :class:`pyro_vmtl.model.Borrowing`, of a pool
+        that is a prior of weights alone; None, :class:`pyro_vmtl.model.Borrowing` itself, whose
+        logits gradients move.
+    :cvar needs_closed_form: whether the pool takes no other weights than those in closed form.
     """
 
     borrows = True
     kind: ClassVar[Kind] = "weights"
-    relatedness: ClassVar[type[nn.Module] | None] = None
+    borrowing: ClassVar[type[nn.Module] | None] = None
     needs_closed_form: ClassVar[bool] = False
     relaxation: type[RelatednessWeights] | type[RelatednessGates] = RelatednessWeights
 

@@ -109,7 +109,7 @@ class VMTL(PyroModule):
         self._untempered = False
         self.borrowing = nn.ModuleDict()
         self._has_lenders = False  # the first iteration has no previous one
-        if self.representation_pool.relatedness is not None:
+        if self.representation_pool.borrowing is not None:
             raise InputError(
                 f"the representation pool is {self.representation_pool}, a prior of weights; "
                 "expected Standard, Mixture, Linear, Geometric or Power"
@@ -121,7 +121,7 @@ class VMTL(PyroModule):
             }
             for site, (chosen, shape) in shapes.items():
                 if chosen.borrows:
-                    kind = chosen.relatedness or Borrowing
+                    kind = chosen.borrowing or Borrowing
                     self.borrowing[site] = kind(
                         chosen, num_tasks, shape, empirical_bayes, temperature
                     )

@@ -83,6 +83,42 @@ def _borrowing(vmtl: VMTL) -> Borrowing:
     return borrowing
 
 
+class _FirstLender(Borrowing):
+    """Every task borrows nearly all from its first lender, before and after the data."""
+
+    learns = False
+
+    def relatedness_posterior(self) -> Any:
+        logits = torch.zeros(self.lender_of_slot.shape)
+        logits[:, 0] = 20.0
+        return self._distribution(logits)
+
+    def relatedness_prior(self) -> Any:
+        return self.relatedness_posterior()
+
+
+class _OfTheFirst(Mixture):
+    borrowing = _FirstLender
+
+
+class TestAPoolWithABorrowingOfItsOwn:
+    @pytest.mark.parametrize("classifier", ["mean_field", "conjugate"])
+    def test_decides_from_whom_tasks_borrow(self, classifier: str) -> None:
+        vmtl = _make(3, pool=_OfTheFirst(), classifier=classifier)
+        batch = _batch(3)
+        vmtl.update(batch)
+        first = torch.tensor([1.0, 0.0])
+        torch.testing.assert_close(_borrowing(vmtl).probabilities().float(), first.expand(3, 2))
+        prior = vmtl.weights_prior(_borrowing(vmtl).relatedness_posterior().sample())
+        lent = vmtl.classifier.lent().loc[[1, 0, 0]]
+        unit = getattr(vmtl.classifier, "unit", 1.0)
+        torch.testing.assert_close(prior.mean.squeeze(1).double(), (unit * lent).double())
+
+    def test_is_a_prior_of_weights_alone(self) -> None:
+        with pytest.raises(InputError, match="representation pool"):
+            _make(3, representation_pool=_OfTheFirst())
+
+
 class TestEveryModel:
     def test_runs_under_every_elbo_with_all_checks_on(self, case: Case) -> None:
         vmtl, batch = case.vmtl, case.batch

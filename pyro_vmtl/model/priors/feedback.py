@@ -80,7 +80,7 @@ class Feedback(Nested):
     """
 
     kind: ClassVar[Kind] = "gates"
-    relatedness: ClassVar[type[nn.Module] | None] = FeedbackBorrowing
+    borrowing: ClassVar[type[nn.Module] | None] = FeedbackBorrowing
     borrows = True
 
     def __init__(

@@ -131,7 +131,7 @@ class Nested(Pool):
     """
 
     kind: ClassVar[Kind] = "clusters"
-    relatedness: ClassVar[type[nn.Module] | None] = NestedBorrowing
+    borrowing: ClassVar[type[nn.Module] | None] = NestedBorrowing
     needs_closed_form: ClassVar[bool] = True
 
     def __init__(
