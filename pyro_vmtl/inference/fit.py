@@ -49,10 +49,8 @@ from pyro_vmtl.model import (
     VMTL,
     Bernoulli,
     ConjugateWeights,
-    Feedback,
     NegativeBinomial,
     Settings,
-    StackedEncoder,
     assemble,
 )
 
@@ -274,8 +272,7 @@ def build(tasks: TaskSet, settings: Settings | None = None, **choices: Any) -> V
     encoder.learn_from(tasks.x, centre=settings.bias)
     likelihood.check(tasks)
     likelihood.learn_from(tasks.y[tasks.labelled], centre=settings.bias)
-    if isinstance(encoder, StackedEncoder) and isinstance(vmtl.pool, Feedback):
-        encoder.learn_outputs(tasks.dense(), likelihood, vmtl.pool)
+    encoder.learn_targets(tasks, likelihood)
     return vmtl
 
 

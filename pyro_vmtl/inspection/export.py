@@ -391,10 +391,12 @@ def _prior_note(fitted: FittedVMTL) -> dict[str, str]:
         representations = "the fitted encoder's output, which has no prior"
     own_scale = isinstance(vmtl.classifier, PooledWeights)
     weights = "N(0, s^2 I), its scale s inferred" if own_scale else "N(0, I)"
-    if vmtl.pool.needs_closed_form or "weights" in vmtl.borrowing:
+    if "weights" in vmtl.borrowing:
         own = vmtl.classifier.is_conjugate
         lent = "what the data of the other tasks say" if own else "the other tasks' posteriors"
         weights = f"pool {vmtl.pool}: {lent}"
+    elif vmtl.pool.needs_closed_form:
+        weights = f"pool {vmtl.pool}"
     return {"prior_of_weights": weights, "prior_of_representations": representations}
 
 

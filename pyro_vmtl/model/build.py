@@ -22,7 +22,6 @@ from pyro_vmtl.model.architectures import (
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.likelihoods import (
     Categorical,
-    CategoricalLikelihood,
     Family,
     Gaussian,
     Likelihood,
@@ -34,10 +33,9 @@ from pyro_vmtl.model.posteriors import (
     Posterior,
     WeightsPosterior,
 )
-from pyro_vmtl.model.priors.feedback import Feedback, FeedbackWeights
-from pyro_vmtl.model.priors.nested import Nested, NestedWeights
+from pyro_vmtl.model.priors.nested import Nested
 from pyro_vmtl.model.priors.pooled import PooledWeights
-from pyro_vmtl.model.stacking import StackedEncoder
+from pyro_vmtl.model.priors.sites import ConjugateWeights
 from pyro_vmtl.model.vmtl import VMTL
 
 __all__ = ["Settings", "assemble"]
@@ -141,7 +139,7 @@ class Settings:
                 encoder = BESIDE_GRADIENTS
             elif len(input_shape) == 1 and input_shape[0] <= _FEATURES:
                 encoder = Identity(standardise=not named)
-            elif (len(input_shape) == 1 and named) or isinstance(pool, Feedback):
+            elif (len(input_shape) == 1 and named) or pool.needs_fixed_encoder:
                 encoder = PrincipalComponents(_FEATURES)
             else:
                 encoder = _OF_CLASSES if is_classification else _OF_NUMBERS
@@ -197,36 +195,24 @@ def assemble(
             "or an Encoder (wrap a network as DeterministicEncoder or GaussianEncoder)"
         )
     likelihood = _likelihood(settings, num_tasks, num_outputs, is_classification)
-    if isinstance(settings.pool, Feedback):
-        encoder = _stacked(encoder, settings, num_tasks, likelihood)
+    pool = settings.pool
+    assert pool is not None  # it has been decided
+    if pool.needs_fixed_encoder and not takes_no_gradient(settings.encoder):
+        raise InputError(
+            f"the pool is {type(pool).__name__}, and the encoder is {_shown(settings.encoder)}, "
+            "which training changes; expected one that is fixed before: Identity() or "
+            "PrincipalComponents()"
+        )
+    encoder = pool.encoder(encoder, num_tasks, likelihood, settings.bias)
     return VMTL(
         num_tasks,
         encoder,
-        _classifier(settings, num_tasks, encoder.latent_dim, likelihood),
+        _classifier(settings, pool, num_tasks, encoder.latent_dim, likelihood),
         likelihood,
-        pool=settings.pool,
+        pool=pool,
         representation_pool=settings.representation_pool,
         empirical_bayes=settings.empirical_bayes,
     )
-
-
-def _stacked(
-    encoder: Encoder, settings: Settings, num_tasks: int, likelihood: Likelihood
-) -> StackedEncoder:
-    """The representations, and beside them what other tasks' classifiers say."""
-    if not takes_no_gradient(settings.encoder):
-        raise InputError(
-            f"the pool is Feedback, and the encoder is {_shown(settings.encoder)}, which training "
-            "changes: classifiers that are heard are fitted before; expected Identity() or "
-            "PrincipalComponents()"
-        )
-    if not isinstance(likelihood, CategoricalLikelihood):
-        name = type(likelihood).__name__.removesuffix("Likelihood")
-        raise InputError(
-            f"the pool is Feedback, which hears the class probabilities of other tasks, and the "
-            f"likelihood is {name}; expected classes without an order"
-        )
-    return StackedEncoder(encoder, num_tasks, likelihood, settings.bias)
 
 
 def _likelihood(
@@ -261,56 +247,48 @@ def _likelihood(
 
 
 def _classifier(
-    settings: Settings, num_tasks: int, latent_dim: int, likelihood: Likelihood
+    settings: Settings, pool: Pool, num_tasks: int, latent_dim: int, likelihood: Likelihood
 ) -> WeightsPosterior:
-    rows, jitter = likelihood.num_outputs, settings.initial_jitter
-    assert settings.pool is not None  # it has been decided
-    if isinstance(settings.pool, Feedback):
-        return FeedbackWeights(
-            settings.pool, num_tasks, likelihood, latent_dim, num_tasks - 1, settings.bias
-        )
-    learns = not takes_no_gradient(settings.encoder)
-    if isinstance(settings.pool, Nested):
-        named = isinstance(settings.encoder, Identity)
-        return NestedWeights(
-            settings.pool, num_tasks, likelihood, latent_dim, settings.bias, named, learns
-        )
+    rows, bias, jitter = likelihood.num_outputs, settings.bias, settings.initial_jitter
+    shape = (num_tasks, rows, latent_dim + int(bias))
     if settings.classifier == "conjugate":
-        return PooledWeights(
-            settings.pool, num_tasks, likelihood, latent_dim, settings.bias, learns
-        )
+        named = isinstance(settings.encoder, Identity)
+        learns = not takes_no_gradient(settings.encoder)
+        made = pool.posterior(num_tasks, likelihood, latent_dim, bias, named, learns)
+        if made is None:
+            return PooledWeights(pool, num_tasks, likelihood, latent_dim, bias, learns)
+        return _checked(made, f"pool {type(pool).__name__}", ConjugateWeights, shape)
     if isinstance(settings.classifier, Posterior):
-        return _own(settings.classifier, num_tasks, rows, latent_dim, settings.bias)
+        made = settings.classifier(num_tasks, rows, latent_dim, bias)
+        name = f"classifier {type(settings.classifier).__name__}"
+        return _checked(made, name, WeightsPosterior, shape)
     if settings.classifier == "point":
-        return PointWeights(num_tasks, rows, latent_dim, settings.bias, jitter)
+        return PointWeights(num_tasks, rows, latent_dim, bias, jitter)
     if settings.classifier == "amortised":
         return AmortisedWeights(
             num_tasks,
             rows,
             latent_dim,
             likelihood.num_classes,
-            settings.bias,
+            bias,
             initial_scale=settings.initial_scale,
             initial_jitter=jitter,
         )
-    return MeanFieldWeights(
-        num_tasks, rows, latent_dim, settings.bias, settings.initial_scale, jitter
-    )
+    return MeanFieldWeights(num_tasks, rows, latent_dim, bias, settings.initial_scale, jitter)
 
 
-def _own(
-    settings: Posterior, num_tasks: int, rows: int, latent_dim: int, bias: bool
+def _checked(
+    made: object, maker: str, kind: type[WeightsPosterior], expected: tuple[int, ...]
 ) -> WeightsPosterior:
-    made, name = settings(num_tasks, rows, latent_dim, bias), type(settings).__name__
-    if not isinstance(made, WeightsPosterior):
-        raise InputError(f"the classifier {name} makes {_shown(made)}; expected a WeightsPosterior")
-    expected = (num_tasks, rows, latent_dim + int(bias))
-    given = {"event_shape": (num_tasks, *made.event_shape)}
-    given |= {kind: tuple(part.shape) for kind, part in made.gaussians()._asdict().items()}
-    for kind, shape in given.items():
+    """What a part of the user's own made, if it is of this kind and of these shapes."""
+    if not isinstance(made, kind):
+        raise InputError(f"the {maker} makes {_shown(made)}; expected a {kind.__name__}")
+    given = {"event_shape": (expected[0], *made.event_shape)}
+    given |= {part: tuple(value.shape) for part, value in made.gaussians()._asdict().items()}
+    for part, shape in given.items():
         if shape != expected:
             raise InputError(
-                f"the classifier {name} makes weights whose {kind} is of the shape "
-                f"{list(shape)}, tasks first; expected {list(expected)}"
+                f"the {maker} makes weights whose {part} is of the shape {list(shape)}, tasks "
+                f"first; expected {list(expected)}"
             )
     return made

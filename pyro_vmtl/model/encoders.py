@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn.functional import softplus
 
+from pyro_vmtl.data import TaskSet
 from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.errors import InputError
+from pyro_vmtl.model.likelihoods import Likelihood
 
 __all__ = [
     "BayesianLinearEncoder",
@@ -54,9 +56,16 @@ class Encoder(nn.Module):
         :param centre: whether means are subtracted; without a bias they should not be.
         """
 
-    def learn_from_sums(self, mean: Tensor, variance: Tensor, centre: bool = True) -> None:
-        """The same, where nothing but the moments of every input is known, ``[D]`` each.
+    def learn_targets(self, tasks: TaskSet, likelihood: Likelihood) -> None:
+        """Take what is to be known of the training targets, after :meth:`learn_from`.
 
+        :param likelihood: of the tasks.
+        """
+
+    def learn_from_sums(self, mean: Tensor, variance: Tensor, centre: bool = True) -> None:
+        """Take the same as :meth:`learn_from`, where moments of the inputs are all that is known.
+
+        :param mean: of every input, ``[D]``; ``variance``: likewise.
         :raises InputError: where :meth:`learn_from` takes more than these.
         """
         if type(self).learn_from is not Encoder.learn_from:

@@ -17,6 +17,9 @@ from pyro_vmtl.distributions import (
     power_pool,
 )
 from pyro_vmtl.errors import InputError
+from pyro_vmtl.model.encoders import Encoder
+from pyro_vmtl.model.likelihoods import Likelihood
+from pyro_vmtl.model.posteriors import WeightsPosterior
 
 __all__ = ["Geometric", "Kind", "Linear", "Mixture", "Pool", "Power", "Spread", "Standard"]
 
@@ -44,12 +47,14 @@ class Pool:
         that is a prior of weights alone; None, :class:`pyro_vmtl.model.Borrowing` itself, whose
         logits gradients move.
     :cvar needs_closed_form: whether the pool takes no other weights than those in closed form.
+    :cvar needs_fixed_encoder: whether it takes no encoder that training changes.
     """
 
     borrows = True
     kind: ClassVar[Kind] = "weights"
     borrowing: ClassVar[type[nn.Module] | None] = None
     needs_closed_form: ClassVar[bool] = False
+    needs_fixed_encoder: ClassVar[bool] = False
     relaxation: type[RelatednessWeights] | type[RelatednessGates] = RelatednessWeights
 
     def __init__(self, base: bool = False, spread: Spread | None = None) -> None:
@@ -78,6 +83,35 @@ class Pool:
         :return: a distribution with batch shape ``[*batch, T, 1]`` and event shape ``event``.
         """
         raise NotImplementedError
+
+    def posterior(
+        self,
+        num_tasks: int,
+        likelihood: Likelihood,
+        latent_dim: int,
+        bias: bool,
+        named: bool,
+        learns: bool,
+    ) -> WeightsPosterior | None:
+        """q(w) in closed form where the pool has one of its own.
+
+        :param num_tasks: T.
+        :param likelihood: gives the sites.
+        :param latent_dim: d_z.
+        :param bias: whether the weights have a bias as their last column.
+        :param named: whether inputs are named features.
+        :param learns: whether an encoder learns beside.
+        :return: a new :class:`pyro_vmtl.model.ConjugateWeights`; None for
+            :class:`pyro_vmtl.model.PooledWeights`, which takes any pool of Gaussians.
+        """
+        return None
+
+    def encoder(self, own: Encoder, num_tasks: int, likelihood: Likelihood, bias: bool) -> Encoder:
+        """The encoder whose representations the weights act on: this one, or one around it.
+
+        :param own: the encoder of the settings; the others as in :meth:`posterior`.
+        """
+        return own
 
     def components(self, lenders: Gaussians, spread: Tensor | None, event_dim: int) -> Gaussians:
         """The lenders with the spread in their variance, after N(0, I) where ``base`` is set."""

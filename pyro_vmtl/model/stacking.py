@@ -6,10 +6,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vmtl.data import Batch
+from pyro_vmtl.data import TaskSet
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.likelihoods import CategoricalLikelihood, Likelihood, with_bias
-from pyro_vmtl.model.priors.feedback import Feedback, FeedbackWeights
+from pyro_vmtl.model.priors.sites import ConjugateWeights
 
 __all__ = ["StackedEncoder"]
 
@@ -21,14 +21,13 @@ class StackedEncoder(Encoder):
 
     p_u are the class probabilities of u's own classifier, in the coordinates of its likelihood:
     of C > 2 classes, orthonormal contrasts, in which uniform chances are 0; of two, the chance of
-    the second less 1/2. Classifiers are fitted by :meth:`learn_outputs`, each to the rows of its
+    the second less 1/2. Classifiers are fitted by :meth:`learn_targets`, each to the rows of its
     task alone, and frozen at their posterior means. A row belongs to one task, and no task hears
     its own classifier: what is heard of a row has not seen its label.
 
     :param own: the encoder of z, a function of x.
-    :param num_tasks: T.
+    :param alone: new weights of the classifiers, whose prior borrows nothing.
     :param likelihood: of the tasks, K rows of weights.
-    :param bias: whether the classifiers have a bias.
     """
 
     has_density = False
@@ -37,19 +36,19 @@ class StackedEncoder(Encoder):
     lender_of_slot: Tensor
 
     def __init__(
-        self, own: Encoder, num_tasks: int, likelihood: CategoricalLikelihood, bias: bool = True
+        self, own: Encoder, alone: ConjugateWeights, likelihood: CategoricalLikelihood
     ) -> None:
         super().__init__()
         self.own = own
+        self._alone = (alone,)  # in a tuple: not a submodule, since its means alone are kept
         self.input_shape = own.input_shape
+        num_tasks, rows = alone.num_tasks, likelihood.num_outputs
         self.heard = num_tasks - 1
-        rows, columns = likelihood.num_outputs, own.latent_dim + int(bias)
         self.latent_dim = own.latent_dim + self.heard * rows
         others = [[u for u in range(num_tasks) if u != t] for t in range(num_tasks)]
         slots = torch.tensor(others, dtype=torch.int64).view(num_tasks, self.heard)
         self.register_buffer("lender_of_slot", slots, persistent=False)
-        start = torch.zeros(num_tasks, rows, columns, dtype=torch.float64)
-        self.register_buffer("loc", start)
+        self.register_buffer("loc", torch.zeros_like(alone.loc))
         directions = likelihood.class_weights(torch.eye(rows, dtype=torch.float64))
         self.register_buffer("directions", directions, persistent=False)
 
@@ -60,16 +59,9 @@ class StackedEncoder(Encoder):
         return self.own.sentences()
 
     @torch.no_grad()
-    def learn_outputs(self, batch: Batch, likelihood: Likelihood, pool: Feedback) -> None:
-        """Fit every task's own classifier, and freeze it.
-
-        :param batch: all training samples.
-        :param likelihood: of the tasks.
-        :param pool: gives the prior of a task's own weights.
-        """
-        num_tasks, columns = len(self.loc), self.loc.shape[-1]
-        dim = self.own.latent_dim
-        alone = FeedbackWeights(pool, num_tasks, likelihood, dim, 0, columns > dim)
+    def learn_targets(self, tasks: TaskSet, likelihood: Likelihood) -> None:
+        """Fit every task's own classifier, and freeze it."""
+        (alone,), batch = self._alone, tasks.dense()
         z = self.own(batch.x)
         for _ in range(_STEPS):
             alone.update(batch, z, likelihood)

@@ -61,7 +61,7 @@ Train = Callable[..., Path]
         ("--config-name=nosuch", "there is no configuration 'nosuch'; expected --config-name"),
         ("--multirun recipe=stl,nosuch", "there is no recipe 'nosuch'"),
         ("recipe=feedback data=rotated_digits", "likelihood is Gaussian; expected classes without"),
-        ("recipe=feedback model=mlp", "which training changes: classifiers that are heard are"),
+        ("recipe=feedback model=mlp", "which training changes; expected one that is fixed before"),
         ("--multirun seed=0,1 trainer.devices=2", "trainer.devices is 2 in a sweep, of which"),
     ],
 )

@@ -13,11 +13,14 @@ from torch.types import _size
 
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
-from pyro_vmtl.model.likelihoods import Likelihood
+from pyro_vmtl.model.encoders import Encoder
+from pyro_vmtl.model.likelihoods import CategoricalLikelihood, Likelihood
 from pyro_vmtl.model.pools import Kind
+from pyro_vmtl.model.posteriors import WeightsPosterior
 from pyro_vmtl.model.priors.conditionals import Moments, averaged
 from pyro_vmtl.model.priors.gibbs import Evidence, spread
 from pyro_vmtl.model.priors.nested import Nested, NestedWeights
+from pyro_vmtl.model.stacking import StackedEncoder
 
 __all__ = ["Feedback", "FeedbackBorrowing", "FeedbackWeights"]
 
@@ -81,6 +84,7 @@ class Feedback(Nested):
 
     kind: ClassVar[Kind] = "gates"
     borrowing: ClassVar[type[nn.Module] | None] = FeedbackBorrowing
+    needs_fixed_encoder: ClassVar[bool] = True  # classifiers that are heard are fitted before
     borrows = True
 
     def __init__(
@@ -98,6 +102,30 @@ class Feedback(Nested):
 
     def __repr__(self) -> str:
         return f"Feedback(own_scale={self.own_scale!r}, map_scales={self.map_scales!r})"
+
+    def posterior(
+        self,
+        num_tasks: int,
+        likelihood: Likelihood,
+        latent_dim: int,
+        bias: bool,
+        named: bool,
+        learns: bool,
+    ) -> WeightsPosterior:
+        return FeedbackWeights(self, num_tasks, likelihood, latent_dim, num_tasks - 1, bias)
+
+    def encoder(
+        self, own: Encoder, num_tasks: int, likelihood: Likelihood, bias: bool
+    ) -> StackedEncoder:
+        """The representations, and beside them what other tasks' classifiers say."""
+        if not isinstance(likelihood, CategoricalLikelihood):
+            name = type(likelihood).__name__.removesuffix("Likelihood")
+            raise InputError(
+                f"the pool is Feedback, which hears the class probabilities of other tasks, and "
+                f"the likelihood is {name}; expected classes without an order"
+            )
+        alone = FeedbackWeights(self, num_tasks, likelihood, own.latent_dim, 0, bias)
+        return StackedEncoder(own, alone, likelihood)
 
 
 class FeedbackWeights(NestedWeights):

@@ -19,6 +19,7 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.likelihoods import Likelihood
 from pyro_vmtl.model.pools import Kind, Pool
+from pyro_vmtl.model.posteriors import WeightsPosterior
 from pyro_vmtl.model.priors.conditionals import averaged, cavity, posterior, product
 from pyro_vmtl.model.priors.gibbs import (
     Evidence,
@@ -185,6 +186,17 @@ class Nested(Pool):
     def borrows(self) -> bool:  # type: ignore[override]
         """Whether there is relatedness to look at."""
         return self.clusters
+
+    def posterior(
+        self,
+        num_tasks: int,
+        likelihood: Likelihood,
+        latent_dim: int,
+        bias: bool,
+        named: bool,
+        learns: bool,
+    ) -> WeightsPosterior:
+        return NestedWeights(self, num_tasks, likelihood, latent_dim, bias, named, learns)
 
     def hyperpriors(
         self, rows: int, columns: int, has_bias: bool, named: bool, num_tasks: int
