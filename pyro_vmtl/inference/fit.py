@@ -429,11 +429,11 @@ def fit(
             best = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
             module.load_state_dict(best["state_dict"])
         # What training tempers is part of what was fitted; the model is left as at its last step.
-        vmtl.eval()
         batch = tasks.dense().to(vmtl.device)
-        if vmtl.classifier.is_conjugate:
+        if vmtl.classifier.is_conjugate:  # before dropout is off: sites average over its noise
             held_out = module.held_out
             vmtl.update(batch, True, None if held_out is None else held_out.to(vmtl.device))
+        vmtl.eval()
         said = _kept_early(module) + ([] if validation is not None else _unchecked(vmtl))
         return _fitted(vmtl, tasks, settings, module.history, batch, said, log_warnings, notes)
 

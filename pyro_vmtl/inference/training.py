@@ -37,8 +37,9 @@ EPOCHS = 40
 
 # Beside weights in closed form gradients have an encoder to learn, and the relatedness of pools
 # that weigh lenders, whose logits have far to go.
-_CLOSED_FORM: dict[str, Any] = {"epochs": 15, "learning_rate": Ramp(0.005, 0.0005)}
-_RELATEDNESS_RATE = 4.0
+_CLOSED_FORM: dict[str, Any] = {"epochs": 10}
+_RATE_OF_CLASSES, _RATE_OF_NUMBERS = Ramp(0.003, 0.0001), Ramp(0.005, 0.0001)
+_RELATEDNESS_RATE = 10.0
 _MOST_HELD_OUT = 1024
 _LEFT_OPEN = ("epochs", "learning_rate", "kl_representations")
 # Weights of classes are 0 at first, and so is all gradient of the encoder but that of a KL: be it
@@ -59,15 +60,15 @@ class TrainingSettings:
     a tempered posterior. Without an encoder (``Identity``), set the KL weights to 1, Bayes' rule.
     What is None is decided by the model that is trained, see :meth:`beside`.
 
-    :ivar epochs: at most so many; None, 15 beside weights in closed form and else 40.
+    :ivar epochs: at most so many; None, 10 beside weights in closed form and else 40.
     :ivar steps_per_epoch: optimiser steps between two looks at the validation data; None, as many
         as it takes to see the largest task once.
     :ivar batch_size: samples per task and step; None, all.
     :ivar per_class: samples per task, class and step: class-balanced batches. A regression has no
         classes and passes it over.
-    :ivar learning_rate: of Adam, as a schedule; None, a straight line from .005 to .0005 beside
-        weights in closed form, where the relatedness learns four times as fast, and else .003
-        throughout.
+    :ivar learning_rate: of Adam, as a schedule; None, beside weights in closed form a straight
+        line to .0001, from .003 for classes and from .005 for numbers, where the relatedness learns
+        ten times as fast, and else .003 throughout.
     :ivar scale_rate: how many times as fast standard deviations learn, of the weights' and layers'
         posteriors and of the noise on targets. Adam moves every parameter by at most the learning
         rate a step; a scale that starts at 1 needs hundreds of steps of 0.003 to say what data have
@@ -144,7 +145,9 @@ class TrainingSettings:
         decided: dict[str, Any] = {}
         if vmtl.classifier.is_conjugate:
             decided |= _CLOSED_FORM
-            of_samples = vmtl.encoder.has_density and not vmtl.likelihood.num_classes
+            of_numbers = not vmtl.likelihood.num_classes
+            decided["learning_rate"] = _RATE_OF_NUMBERS if of_numbers else _RATE_OF_CLASSES
+            of_samples = vmtl.encoder.has_density and of_numbers
             decided["kl_representations"] = _KL_OF_NUMBERS if of_samples else _KL_OF_CLASSES
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)

@@ -33,6 +33,8 @@ __all__ = ["SITES", "VMTL"]
 SITES = ("weights", "representations")
 """The two latent sites of a task; ``relatedness_<site>`` says from whom each borrows."""
 
+_CLOSING_STEPS = 20  # of sites beside an encoder that has learned, averaged over its noise
+
 # Parameters live in the modules, not in Pyro's global store: two models never share by accident.
 pyro.settings.set(module_local_params=True)
 
@@ -346,21 +348,33 @@ class VMTL(PyroModule):
         """
         if isinstance(self.classifier, ConjugateWeights):
             if last or self.classifier.is_due():
-                # As training sees representations, with dropout: sites average over its noise.
-                with self.classifier.own_noise():
-                    law = self.encoder(batch.x)
                 seen = None
                 hears = self.classifier.learns and self.classifier.hears_held_out
                 if held_out is not None and hears:
                     with evaluating(self.encoder):
                         seen = held_out, self.encoder(held_out.x)
-                self.classifier.update(batch, law, self.likelihood, last, seen)
+                closes = last and self.classifier.learns
+                for step in range(_CLOSING_STEPS if closes else 1):
+                    law = self._law_of_sites(batch, last)
+                    rate = 2 / (step + 2) if closes else None
+                    ends = last and (not closes or step == _CLOSING_STEPS - 1)
+                    self.classifier.update(batch, law, self.likelihood, ends, seen, rate)
             else:
                 self.classifier.steps += 1
         elif self.classifier.observes:
             with evaluating(self.encoder):  # what is remembered has no noise
                 self.classifier.observe(batch, self.encoder(batch.x).mean)
         self._has_lenders = True
+
+    def _law_of_sites(self, batch: Batch, last: bool) -> dist.TorchDistribution:
+        """q(z | x) as training sees it, with dropout: sites average over its noise.
+
+        At the end they do not where the noise of targets is inferred, which would take it in.
+        """
+        assert isinstance(self.classifier, ConjugateWeights)
+        without = evaluating(self.encoder) if last and self.likelihood.has_noise else None
+        with self.classifier.own_noise(), without or contextlib.nullcontext():
+            return self.encoder(batch.x)
 
     def _representations(self, batch: Batch, relatedness: Tensor | None) -> Tensor:
         if self.encoder.has_density:

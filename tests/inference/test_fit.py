@@ -610,10 +610,11 @@ def test_representations_of_classes_outlive_a_start_at_which_weights_are_0() -> 
     """A KL from the first step on is then all the gradient that an encoder gets."""
     train = digit_domains(shots=1, seed=3).train
     budget = TrainingSettings(epochs=2, steps_per_epoch=30)
-    fitted = fit(train, None, None, budget)
+    gaussian = Settings(MLP(hidden=(512,), dropout=0.1))
+    fitted = fit(train, None, gaussian, budget)
     assert fitted.history["representations_information"].min() > 2
     from_the_start = replace(budget, kl_representations=Constant(0.1))
-    with_kl = fit(train, None, None, from_the_start, log_warnings=False)
+    with_kl = fit(train, None, gaussian, from_the_start, log_warnings=False)
     assert with_kl.history["representations_information"].iloc[-1] < 0.1
     assert any("representations carry" in sentence for sentence in with_kl.warnings)
 

@@ -107,7 +107,7 @@ class TestAPriorWithWeightsOfItsOwn:
 
     def test_beside_an_encoder_that_learns_is_the_optimum_of_its_elbo(self) -> None:
         tasks = _tasks(regression=False)
-        settings = pv.Settings(pv.MLP(2, (4,), stochastic=False), FromTheLiterature())
+        settings = pv.Settings(pv.MLP(2, (4,), dropout=0.0, stochastic=False), FromTheLiterature())
         training = pv.TrainingSettings(epochs=2)
         fitted = pv.fit(tasks, settings=settings, training=training, log_warnings=False)
         weights = fitted.vmtl.classifier

@@ -113,11 +113,15 @@ class PooledWeights(ConjugateWeights):
     # What moves
 
     def _step(
-        self, batch: Batch, representations: dist.TorchDistribution, likelihood: Likelihood
+        self,
+        batch: Batch,
+        representations: dist.TorchDistribution,
+        likelihood: Likelihood,
+        rate: float,
     ) -> None:
         if self.alone is not None:
-            self.alone.update(batch, representations, likelihood)
-        super()._step(batch, representations, likelihood)
+            self.alone.update(batch, representations, likelihood, rate=rate)
+        super()._step(batch, representations, likelihood, rate)
 
     @torch.no_grad()
     def look(

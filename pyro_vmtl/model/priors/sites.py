@@ -161,6 +161,7 @@ class ConjugateWeights(WeightsPosterior):
         likelihood: Likelihood,
         last: bool = False,
         held_out: Seen | None = None,
+        rate: float | None = None,
     ) -> None:
         """One conjugate step of the sites, and a look at what follows from them.
 
@@ -169,10 +170,15 @@ class ConjugateWeights(WeightsPosterior):
         :param likelihood: gives the sites; the noise of a regression is handed on to it.
         :param last: see :meth:`look`.
         :param held_out: samples of which the sites, and an encoder, are not to learn.
+        :param rate: the share of the way that the sites go; None, by the number of the step.
         """
         if self.loc.is_meta:
             return  # there is nothing to see
-        self._step(batch, representations, likelihood)
+        if rate is None:
+            step = int(self.steps) // self.every
+            exact = step == 0 or likelihood.sites_are_exact
+            rate = 1.0 if exact else max(self.rate, min(0.7, 6 / step))
+        self._step(batch, representations, likelihood, rate)
         self.look(likelihood, last, None if held_out is None else self.seen(*held_out, likelihood))
 
     def look(
@@ -187,13 +193,15 @@ class ConjugateWeights(WeightsPosterior):
         raise NotImplementedError
 
     def _step(
-        self, batch: Batch, representations: dist.TorchDistribution, likelihood: Likelihood
+        self,
+        batch: Batch,
+        representations: dist.TorchDistribution,
+        likelihood: Likelihood,
+        rate: float,
     ) -> None:
-        step = int(self.steps) // self.every
-        exact = step == 0 or likelihood.sites_are_exact
-        rate = 1.0 if exact else max(self.rate, min(0.7, 6 / step))
         # Before the first step the posterior says nothing that parameters could be fitted to.
-        own_rate = rate if step and self.moves_likelihood else 0.0
+        has_stepped = int(self.steps) >= self.every
+        own_rate = rate if has_stepped and self.moves_likelihood else 0.0
         self.move(self.seen(batch, representations, likelihood, own_rate), rate)
 
     @contextlib.contextmanager

@@ -463,7 +463,7 @@ class TestSettings:
         assert table.classifier == "conjugate"
         assert isinstance(Settings().for_data((50,)).pool, Nested)
         digits = Settings().for_data((64,), is_classification=True)
-        assert digits.encoder == MLP(latent_dim=16, hidden=(512,), dropout=0.1)
+        assert digits.encoder == MLP(latent_dim=16, hidden=(512,), dropout=0.1, stochastic=False)
         assert isinstance(digits.pool, Nested)
         digits = Settings().for_data((64,))
         assert digits.encoder == MLP(latent_dim=16)
