@@ -131,11 +131,13 @@ def test_the_table_of_digits_and_rivals_is_the_summary_of_its_results() -> None:
     results = pd.read_csv(RESULTS / "digits" / "digits.csv")
     said = _benchmark("digits").summary(results)
     assert said in (ROOT / "docs" / "benchmark.md").read_text()
-    assert set(results["seed"]) == set(range(405, 410))
+    assert set(results["seed"]) == set(range(400, 410))
     nll = results.pivot(index=["shots", "seed"], columns="method", values="nll")
     mean = nll.groupby("shots").mean()
-    assert (mean["default"] < mean["one network"]).tolist() == [True, False]
-    assert (mean["default"] < mean["four networks"]).tolist() == [True, False]
+    for rival in ("one network", "four networks"):
+        assert (mean["default"] < mean[rival]).all()
+        ahead = (nll["default"] < nll[rival]).groupby("shots").sum()
+        assert (ahead >= 9).all()  # of ten seeds
     assert (mean["Gaussian process"] < mean["default"]).all()
     readme = (ROOT / "README.md").read_text()
     for number in (f"{m:.3f} ± {s:.3f}" for m, s in _moments(nll)):

@@ -510,7 +510,9 @@ def _update(
     on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
 ) -> list[dict[str, float]]:
     """Conjugate steps until sites have settled, and what came of each."""
-    vmtl.eval()
+    weights = vmtl.classifier
+    # Of an encoder that has learned sites average over the noise, as when training ends.
+    vmtl.train(isinstance(weights, ConjugateWeights) and weights.learns)
     count = 1 if vmtl.likelihood.sites_are_exact else _UPDATES
     history: list[dict[str, float]] = []
     for step in range(count + 1):
@@ -529,6 +531,7 @@ def _update(
         history.append(row)
         if on_epoch is not None:
             on_epoch(history)
+    vmtl.eval()
     return history
 
 

@@ -354,8 +354,14 @@ class VMTL(PyroModule):
                     with evaluating(self.encoder):
                         seen = held_out, self.encoder(held_out.x)
                 closes = last and self.classifier.learns
+                # Sites average over the noise of dropout, as training has it; but at the end not
+                # where the noise of targets is inferred, which would take it in.
+                quiet = last and self.likelihood.has_noise
                 for step in range(_CLOSING_STEPS if closes else 1):
-                    law = self._law_of_sites(batch, last)
+                    if not step or (self.encoder.training and not quiet):
+                        mode = evaluating(self.encoder) if quiet else contextlib.nullcontext()
+                        with self.classifier.own_noise(), mode:
+                            law = self.encoder(batch.x)
                     rate = 2 / (step + 2) if closes else None
                     ends = last and (not closes or step == _CLOSING_STEPS - 1)
                     self.classifier.update(batch, law, self.likelihood, ends, seen, rate)
@@ -365,16 +371,6 @@ class VMTL(PyroModule):
             with evaluating(self.encoder):  # what is remembered has no noise
                 self.classifier.observe(batch, self.encoder(batch.x).mean)
         self._has_lenders = True
-
-    def _law_of_sites(self, batch: Batch, last: bool) -> dist.TorchDistribution:
-        """q(z | x) as training sees it, with dropout: sites average over its noise.
-
-        At the end they do not where the noise of targets is inferred, which would take it in.
-        """
-        assert isinstance(self.classifier, ConjugateWeights)
-        without = evaluating(self.encoder) if last and self.likelihood.has_noise else None
-        with self.classifier.own_noise(), without or contextlib.nullcontext():
-            return self.encoder(batch.x)
 
     def _representations(self, batch: Batch, relatedness: Tensor | None) -> Tensor:
         if self.encoder.has_density:

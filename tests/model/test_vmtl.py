@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -22,6 +23,7 @@ from pyro_vmtl.model import (
     VMTL,
     BayesianLinear,
     Borrowing,
+    ConjugateWeights,
     Geometric,
     Identity,
     Linear,
@@ -117,6 +119,42 @@ class TestAPoolWithABorrowingOfItsOwn:
     def test_is_a_prior_of_weights_alone(self) -> None:
         with pytest.raises(InputError, match="representation pool"):
             _make(3, representation_pool=_OfTheFirst())
+
+
+class TestTheEndOfTraining:
+    """Sites beside an encoder that has learned, over the noise of its dropout."""
+
+    @staticmethod
+    def _sites(seed: int, *, last: bool, of_numbers: bool) -> Tensor:
+        torch.manual_seed(0)
+        encoder = MLP(3, hidden=(16,), dropout=0.3, stochastic=False)
+        settings = Settings(encoder, Standard())
+        vmtl = assemble(settings, 2, 1 if of_numbers else 3, (4,), not of_numbers)
+        batch = _batch(2, 40)
+        if of_numbers:
+            y = batch.x[..., 0]
+            vmtl.likelihood.learn_from(y.flatten())
+            batch = replace(batch, y=y)
+        weights = vmtl.classifier
+        assert isinstance(weights, ConjugateWeights)
+        weights.seed.fill_(seed)
+        vmtl.train()
+        vmtl.update(batch, last=last)
+        return weights.precision.clone()
+
+    def test_averages_sites_over_it(self) -> None:
+        spreads = [
+            torch.stack([self._sites(s, last=last, of_numbers=False) for s in range(8)]).std(0)
+            for last in (False, True)
+        ]
+        assert spreads[1].mean() < 0.5 * spreads[0].mean()
+        assert spreads[1].mean() > 0  # dropout is on
+
+    def test_does_not_take_it_for_noise_of_targets(self) -> None:
+        one, two = (self._sites(seed, last=True, of_numbers=True) for seed in (0, 1))
+        torch.testing.assert_close(one, two, atol=0, rtol=0)
+        during = [self._sites(seed, last=False, of_numbers=True) for seed in (0, 1)]
+        assert not during[0].allclose(during[1])
 
 
 class TestEveryModel:
