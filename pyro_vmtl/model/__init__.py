@@ -57,7 +57,7 @@ from pyro_vmtl.model.priors.feedback import Feedback, FeedbackBorrowing, Feedbac
 from pyro_vmtl.model.priors.nested import Nested, NestedBorrowing, NestedWeights
 from pyro_vmtl.model.priors.pooled import PooledWeights
 from pyro_vmtl.model.priors.sites import ConjugateWeights
-from pyro_vmtl.model.stacking import StackedEncoder
+from pyro_vmtl.model.priors.stacking import StackedEncoder
 from pyro_vmtl.model.vmtl import SITES, VMTL
 
 __all__ = [

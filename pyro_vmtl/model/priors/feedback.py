@@ -20,7 +20,7 @@ from pyro_vmtl.model.posteriors import WeightsPosterior
 from pyro_vmtl.model.priors.conditionals import Moments, averaged
 from pyro_vmtl.model.priors.gibbs import Evidence, spread
 from pyro_vmtl.model.priors.nested import Nested, NestedWeights
-from pyro_vmtl.model.stacking import StackedEncoder
+from pyro_vmtl.model.priors.stacking import StackedEncoder
 
 __all__ = ["Feedback", "FeedbackBorrowing", "FeedbackWeights"]
 
