@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Gaussians
@@ -21,14 +21,11 @@ from pyro_vmtl.model import (
     linear_predictor,
     with_bias,
 )
+from pyro_vmtl.model.encoders import is_dropout
 
 __all__ = ["times_counted"]
 
 _DRAWS = 8
-_DROPOUT = (
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
-    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
-)
 _NAMES = {"weights": "weights", "layers": "representations"}
 """What has a posterior, and the site whose KL weight it takes."""
 
@@ -106,7 +103,7 @@ def _dropping_out(encoder: Encoder) -> Iterator[bool]:
         part
         for part in encoder.modules()
         # Networks of a task each have one mode: what of them learns from batches is put back.
-        if isinstance(part, PerTask) or (isinstance(part, _DROPOUT) and part.p > 0)
+        if isinstance(part, PerTask) or is_dropout(part)
     ]
     modes = [part.training for part in parts]
     buffers = [(buffer, buffer.clone()) for part in parts for buffer in part.buffers()]

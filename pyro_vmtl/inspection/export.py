@@ -26,7 +26,7 @@ from pyro_vmtl.inspection.draws import (
 )
 from pyro_vmtl.inspection.latent_draws import Draws, by_class, posterior_draws, prior_draws
 from pyro_vmtl.inspection.training import kept_epoch
-from pyro_vmtl.model import SITES, NestedWeights, PooledWeights, to_plain
+from pyro_vmtl.model import SITES, NestedWeights, to_plain
 
 __all__ = ["VARIABLES", "leave_one_out", "to_inference_data"]
 
@@ -389,8 +389,7 @@ def _prior_note(fitted: FittedVMTL) -> dict[str, str]:
         representations = "Phi x with Phi from its prior p(Phi)"
     else:
         representations = "the fitted encoder's output, which has no prior"
-    own_scale = isinstance(vmtl.classifier, PooledWeights)
-    weights = "N(0, s^2 I), its scale s inferred" if own_scale else "N(0, I)"
+    weights = "N(0, s^2 I), its scale s inferred" if vmtl.classifier.is_conjugate else "N(0, I)"
     if "weights" in vmtl.borrowing:
         own = vmtl.classifier.is_conjugate
         lent = "what the data of the other tasks say" if own else "the other tasks' posteriors"

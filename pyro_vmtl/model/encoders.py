@@ -24,8 +24,20 @@ __all__ = [
     "IdentityEncoder",
     "PerTask",
     "PrincipalComponentsEncoder",
+    "is_dropout",
     "mlp",
 ]
+
+
+_DROPOUT = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
+
+
+def is_dropout(part: nn.Module) -> bool:
+    """Whether a part of a network drops some of what it is given, in training."""
+    return isinstance(part, _DROPOUT) and part.p > 0
 
 
 class Encoder(nn.Module):

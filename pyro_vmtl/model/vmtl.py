@@ -21,7 +21,7 @@ from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Gaussians, kl_or_estimate
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
-from pyro_vmtl.model.encoders import Encoder
+from pyro_vmtl.model.encoders import Encoder, is_dropout
 from pyro_vmtl.model.evaluation import evaluating
 from pyro_vmtl.model.likelihoods import Likelihood, of_known
 from pyro_vmtl.model.pools import Mixture, Pool, Standard
@@ -357,8 +357,9 @@ class VMTL(PyroModule):
                 # Sites average over the noise of dropout, as training has it; but at the end not
                 # where the noise of targets is inferred, which would take it in.
                 quiet = last and self.likelihood.has_noise
+                varies = not quiet and any(map(is_dropout, self.encoder.modules()))
                 for step in range(_CLOSING_STEPS if closes else 1):
-                    if not step or (self.encoder.training and not quiet):
+                    if not step or (varies and self.encoder.training):
                         mode = evaluating(self.encoder) if quiet else contextlib.nullcontext()
                         with self.classifier.own_noise(), mode:
                             law = self.encoder(batch.x)

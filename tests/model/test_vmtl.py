@@ -150,6 +150,15 @@ class TestTheEndOfTraining:
         assert spreads[1].mean() < 0.5 * spreads[0].mean()
         assert spreads[1].mean() > 0  # dropout is on
 
+    @pytest.mark.parametrize("dropout", [0.0, 0.3])
+    def test_runs_an_encoder_without_noise_once(self, dropout: float) -> None:
+        settings = Settings(MLP(3, hidden=(16,), dropout=dropout), Standard())
+        vmtl = assemble(settings, 2, 3, (4,), is_classification=True)
+        runs: list[int] = []
+        vmtl.encoder.register_forward_hook(lambda *_: runs.append(1))
+        vmtl.update(_batch(2), last=True)
+        assert (len(runs) == 1) == (dropout == 0)
+
     def test_does_not_take_it_for_noise_of_targets(self) -> None:
         one, two = (self._sites(seed, last=True, of_numbers=True) for seed in (0, 1))
         torch.testing.assert_close(one, two, atol=0, rtol=0)
