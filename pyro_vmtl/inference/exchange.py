@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -180,9 +179,8 @@ def part_of(model: FittedVMTL | TaskRequest, names: tuple[str, ...]) -> tuple[VM
         said = f"there is no task {unknown[0]!r}" if unknown else f"the tasks are {list(names)}"
         raise InputError(f"{said}; expected some of {list(model.names)}, each once")
     weights, pool = nested(model.vmtl, model.settings)
-    pool = copy.copy(pool)
-    pool.known = None  # of all tasks, which these are not
-    settings = replace(model.settings, pool=pool)
+    # What is known is of all tasks, which these are not.
+    settings = replace(model.settings, pool=pool.with_known(None))
     with all_noise(0):
         vmtl = resized(model.vmtl, settings, len(names), model.input_shape)
     own, _ = nested(vmtl, settings)

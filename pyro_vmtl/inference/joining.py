@@ -41,8 +41,8 @@ def add_tasks(vmtl: VMTL, settings: Settings, tasks: TaskSet, seed: int = 0) -> 
     weights, pool = nested(vmtl, settings)
     if pool.known is not None:
         raise InputError(
-            f"the pool's known is {pool.known}, the clusters of the tasks that were fitted, and "
-            "a new task is not among them; expected known=None, or a fit of all tasks"
+            f"the pool's known is {list(pool.known)}, the clusters of the tasks that were fitted, "
+            "and a new task is not among them; expected known=None, or a fit of all tasks"
         )
     if pool.clusters and not bool((weights.draws.cluster > 0).all()):
         raise InputError(
@@ -88,8 +88,7 @@ def forget_task(
     if vmtl.num_tasks == 1:
         raise InputError("the model has a single task; expected another that remains")
     if pool.known is not None:
-        pool = copy.copy(pool)
-        pool.known = [k for t, k in enumerate(pool.known or []) if t != task]
+        pool = pool.with_known([k for t, k in enumerate(pool.known) if t != task])
         settings = dataclasses.replace(settings, pool=pool)
     with all_noise(0):
         out = resized(vmtl, settings, vmtl.num_tasks - 1, input_shape)

@@ -20,6 +20,7 @@ from pyro_vmtl.model.encoders import (
     PrincipalComponentsEncoder,
     mlp,
 )
+from pyro_vmtl.model.parts import Part
 
 __all__ = [
     "BESIDE_GRADIENTS",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 
-class Architecture:
+class Architecture(Part):
     """Settings of an encoder; calling them with the shape of the data makes one.
 
     :ivar is_fixed: whether it takes no gradient: representations are the inputs, or a function of

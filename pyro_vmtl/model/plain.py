@@ -48,8 +48,7 @@ def _options(part: object) -> dict[str, Any] | None:
     """
     names = inspect.signature(type(part)).parameters
     try:
-        options = {name: getattr(part, name) for name in names}
-        json.dumps(options)
+        options: dict[str, Any] = json.loads(json.dumps({n: getattr(part, n) for n in names}))
     except (AttributeError, TypeError, ValueError):
         return None
     return options

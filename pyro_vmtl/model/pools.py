@@ -1,5 +1,6 @@
 """How the lenders' posteriors become one task's prior: choices, each a small replaceable object."""
 
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import pyro.distributions as dist
@@ -19,6 +20,7 @@ from pyro_vmtl.distributions import (
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.likelihoods import Likelihood
+from pyro_vmtl.model.parts import Part
 from pyro_vmtl.model.posteriors import WeightsPosterior
 
 __all__ = ["Geometric", "Kind", "Linear", "Mixture", "Pool", "Power", "Spread", "Standard"]
@@ -30,7 +32,8 @@ its gate is open; or the chance for each pair of tasks that the two share a clus
 Spread = Literal["scalar", "task", "feature"]
 
 
-class Pool:
+@dataclass(frozen=True, eq=False)
+class Pool(Part):
     """A way to pool lenders; subclass it and define :meth:`prior` to bring your own.
 
     Of weights in closed form, N(0, I) and the spread are in units of their inferred scale.
@@ -55,20 +58,19 @@ class Pool:
     borrowing: ClassVar[type[nn.Module] | None] = None
     needs_closed_form: ClassVar[bool] = False
     needs_fixed_encoder: ClassVar[bool] = False
-    relaxation: type[RelatednessWeights] | type[RelatednessGates] = RelatednessWeights
+    relaxation: ClassVar[type[RelatednessWeights] | type[RelatednessGates]] = RelatednessWeights
 
-    def __init__(self, base: bool = False, spread: Spread | None = None) -> None:
-        if spread not in (None, "scalar", "task", "feature"):
+    base: bool = False
+    spread: Spread | None = None
+
+    def __post_init__(self) -> None:
+        if self.spread not in (None, "scalar", "task", "feature"):
             raise InputError(
-                f"the pool's spread is {spread!r}; expected None, 'scalar', 'task' or 'feature'"
+                f"the pool's spread is {self.spread!r}; expected None, 'scalar', 'task' or "
+                "'feature'"
             )
-        if not isinstance(base, bool):
-            raise InputError(f"the pool's base is {base!r}; expected true or false")
-        self.base = base
-        self.spread = spread
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(base={self.base}, spread={self.spread!r})"
+        if not isinstance(self.base, bool):
+            raise InputError(f"the pool's base is {self.base!r}; expected true or false")
 
     def prior(
         self, weights: Tensor, lenders: Gaussians, spread: Tensor | None, event_dim: int
@@ -125,15 +127,17 @@ class Pool:
         return Gaussians(loc, scale)
 
 
+@dataclass(frozen=True, eq=False)
 class Standard(Pool):
     """N(0, I): no borrowing. Single-task and basic multi-task baselines."""
 
     borrows = False
 
-    def __init__(self) -> None:
-        super().__init__()
+    base: bool = field(default=False, init=False, repr=False)
+    spread: Spread | None = field(default=None, init=False, repr=False)
 
 
+@dataclass(frozen=True, eq=False)
 class Mixture(Pool):
     """The paper's prior: a mixture of the lenders with the relatedness as its weights.
 
@@ -141,13 +145,12 @@ class Mixture(Pool):
         ``"convexity"``; ``Trace_ELBO`` uses the exact density instead.
     """
 
-    def __init__(
-        self, base: bool = False, spread: Spread | None = None, kl_bound: KLBound = "tight"
-    ) -> None:
-        super().__init__(base, spread)
-        if kl_bound not in ("tight", "convexity"):
-            raise InputError(f"kl_bound is {kl_bound!r}; expected 'tight' or 'convexity'")
-        self.kl_bound = kl_bound
+    kl_bound: KLBound = "tight"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kl_bound not in ("tight", "convexity"):
+            raise InputError(f"kl_bound is {self.kl_bound!r}; expected 'tight' or 'convexity'")
 
     def prior(
         self, weights: Tensor, lenders: Gaussians, spread: Tensor | None, event_dim: int
@@ -160,6 +163,7 @@ class Mixture(Pool):
         return PosteriorMixture(log_weights, components, event_dim, self.kl_bound)
 
 
+@dataclass(frozen=True, eq=False)
 class Linear(Pool):
     """The law of the weighted sum of the lenders: what the authors' published code computes."""
 
@@ -169,6 +173,7 @@ class Linear(Pool):
         return linear_pool(weights, self.components(lenders, spread, event_dim), event_dim)
 
 
+@dataclass(frozen=True, eq=False)
 class Geometric(Pool):
     """The log-linear opinion pool: one Gaussian between the lenders."""
 
@@ -178,6 +183,7 @@ class Geometric(Pool):
         return geometric_pool(weights, self.components(lenders, spread, event_dim), event_dim)
 
 
+@dataclass(frozen=True, eq=False)
 class Power(Pool):
     """Power prior: N(0, I) times every lender's evidence, each behind a gate of its own.
 
@@ -188,8 +194,7 @@ class Power(Pool):
     relaxation = RelatednessGates
     kind = "gates"
 
-    def __init__(self, spread: Spread | None = None) -> None:
-        super().__init__(base=False, spread=spread)
+    base: bool = field(default=False, init=False, repr=False)
 
     def prior(
         self, weights: Tensor, lenders: Gaussians, spread: Tensor | None, event_dim: int

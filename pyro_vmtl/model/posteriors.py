@@ -7,6 +7,7 @@ from torch.nn.functional import softplus
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Gaussians
+from pyro_vmtl.model.parts import Part
 
 __all__ = ["MeanFieldWeights", "PointWeights", "Posterior", "WeightsPosterior"]
 
@@ -54,7 +55,7 @@ class WeightsPosterior(nn.Module):
         return dist.Normal(loc.unsqueeze(1), scale.unsqueeze(1)).to_event(2)
 
 
-class Posterior:
+class Posterior(Part):
     """Settings of a posterior of weights of your own; calling them makes one.
 
     A saved model writes them down by module and class, if they keep what they were made with as

@@ -322,11 +322,11 @@ class TestForget:
         pool = Nested(known=[0, 1, 0, 1])
         fitted = _fit(train.select(names), pool)
         forgotten = fitted.forget(names[1])
-        assert pool.known == [0, 1, 0, 1]
+        assert pool.known == (0, 1, 0, 1)
         assert _weights(forgotten).draws.labels.eq(torch.tensor([0, 0, 1])).all()
         loaded = pv.load(pv.save(forgotten, tmp_path / "model"))
         assert isinstance(loaded.settings.pool, Nested)
-        assert loaded.settings.pool.known == [0, 0, 1]
+        assert loaded.settings.pool.known == (0, 0, 1)
         asked = test.select(forgotten.names)
         assert loaded.predict(asked).mean.equal(forgotten.predict(asked).mean)
 

@@ -1,6 +1,8 @@
 """A model's settings as plain data and back."""
 
+import dataclasses
 import json
+from collections.abc import Callable
 from itertools import product
 from typing import Any, Literal
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import pyro_vmtl as pv
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model import (
     MLP,
@@ -211,3 +214,39 @@ def test_the_likelihood_follows_the_data() -> None:
         assert isinstance(regression, GaussianLikelihood)
         expected = torch.full((3, 1, 2), 0.25)
         torch.testing.assert_close(regression.noise.float(), expected, rtol=1e-3, atol=0)
+
+
+class Weighted(pv.Pool):
+    """A pool of the user's own with a setting of its own."""
+
+    def __init__(self, by: float = 1.0) -> None:
+        super().__init__()
+        self.by = by
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pv.Settings,
+        pv.Standard,
+        lambda: pv.Mixture(base=True, spread="task"),
+        lambda: pv.Power("scalar"),
+        lambda: pv.Nested(known=[0, 1, 0]),
+        pv.Feedback,
+        lambda: Weighted(2.0),
+        lambda: pv.Settings(pv.MLP(3, [4]), pv.Nested(gamma=2.0), likelihood=pv.Poisson()),
+    ],
+)
+def test_choices_are_values(make: Callable[[], object]) -> None:
+    one, two = make(), make()
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one not in (pv.Linear(), pv.Nested(), Weighted(3.0), pv.Settings(pv.MLP(3)))
+
+
+def test_a_choice_cannot_be_changed_behind_the_back_of_a_model() -> None:
+    pool = pv.Nested()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        pool.mean = False  # type: ignore[misc]
+    assert pool.with_known([0, 0]) == pv.Nested(known=[0, 0])
+    assert pool.known is None

@@ -91,11 +91,7 @@ class Doubled(Architecture):
 )
 def test_come_back_from_json(settings: pv.Settings) -> None:
     plain = json.loads(json.dumps(to_plain(settings)))
-    assert to_plain(from_plain(plain)) == plain
-    back = from_plain(plain)
-    assert type(back.pool) is type(settings.pool)
-    assert repr(back.encoder) == repr(settings.encoder)
-    assert type(back.classifier) is type(settings.classifier)
+    assert from_plain(plain) == settings
 
 
 def test_own_parts_go_by_their_module() -> None:

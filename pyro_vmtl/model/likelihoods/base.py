@@ -20,6 +20,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vmtl.data import Batch, TargetSums, TaskSet
 from pyro_vmtl.errors import InputError
+from pyro_vmtl.model.parts import Part
 
 __all__ = [
     "Family",
@@ -88,7 +89,7 @@ def with_bias(representations: Tensor, columns: int) -> Tensor:
     return torch.cat([representations, torch.ones_like(representations[..., :1])], -1)
 
 
-class Family:
+class Family(Part):
     """Settings of a likelihood; calling them with the shape of the data makes one.
 
     :cvar of_classes: whether the targets are classes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pyro.distributions as dist
@@ -19,7 +20,7 @@ from pyro_vmtl.model.pools import Kind
 from pyro_vmtl.model.posteriors import WeightsPosterior
 from pyro_vmtl.model.priors.conditionals import Moments, averaged
 from pyro_vmtl.model.priors.gibbs import Evidence, spread
-from pyro_vmtl.model.priors.nested import Nested, NestedWeights
+from pyro_vmtl.model.priors.nested import Deviation, Nested, NestedWeights
 from pyro_vmtl.model.priors.stacking import StackedEncoder
 
 __all__ = ["Feedback", "FeedbackBorrowing", "FeedbackWeights"]
@@ -60,6 +61,7 @@ class FeedbackBorrowing(Borrowing):
         return self._weights[0].open
 
 
+@dataclass(frozen=True, eq=False)
 class Feedback(Nested):
     r"""Output-level relatedness: a task's logits hear what the other tasks' classifiers say.
 
@@ -87,21 +89,24 @@ class Feedback(Nested):
     needs_fixed_encoder: ClassVar[bool] = True  # classifiers that are heard are fitted before
     borrows = True
 
-    def __init__(
-        self,
-        own_scale: float = 2.0,
-        map_scales: Sequence[float] = (2.8, 4.0, 5.6, 8.0, 11.0),
-    ) -> None:
-        super().__init__(mean=False, clusters=False, deviation="fixed")
-        if not 0 < own_scale < float("inf"):
-            raise InputError(f"the pool's own_scale is {own_scale}; expected a number above 0")
-        if not map_scales or not all(0 < scale < float("inf") for scale in map_scales):
-            raise InputError(f"the pool's map_scales are {map_scales}; expected numbers above 0")
-        self.own_scale = float(own_scale)
-        self.map_scales = [float(scale) for scale in map_scales]
+    mean: bool = field(default=False, init=False, repr=False)
+    clusters: bool = field(default=False, init=False, repr=False)
+    deviation: Deviation | None = field(default="fixed", init=False, repr=False)
+    known: Sequence[int] | None = field(default=None, init=False, repr=False)
+    gamma: float = field(default=1.0, init=False, repr=False)
+    expected: float = field(default=3.0, init=False, repr=False)
+    own_scale: float = 2.0
+    map_scales: Sequence[float] = (2.8, 4.0, 5.6, 8.0, 11.0)
 
-    def __repr__(self) -> str:
-        return f"Feedback(own_scale={self.own_scale!r}, map_scales={self.map_scales!r})"
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        own, maps = self.own_scale, self.map_scales
+        if not 0 < own < float("inf"):
+            raise InputError(f"the pool's own_scale is {own}; expected a number above 0")
+        if not maps or not all(0 < scale < float("inf") for scale in maps):
+            raise InputError(f"the pool's map_scales are {maps}; expected numbers above 0")
+        object.__setattr__(self, "own_scale", float(own))
+        object.__setattr__(self, "map_scales", tuple(float(scale) for scale in maps))
 
     def posterior(
         self,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from operator import index
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +20,7 @@ from pyro_vmtl.distributions import Relatives
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.likelihoods import Likelihood
-from pyro_vmtl.model.pools import Kind, Pool
+from pyro_vmtl.model.pools import Kind, Pool, Spread
 from pyro_vmtl.model.posteriors import WeightsPosterior
 from pyro_vmtl.model.priors.conditionals import averaged, cavity, posterior, product
 from pyro_vmtl.model.priors.gibbs import (
@@ -99,6 +101,7 @@ class NestedBorrowing(Borrowing):
         return chance_together(self.num_tasks, self.pool.gamma, self.pool.expected)
 
 
+@dataclass(frozen=True, eq=False)
 class Nested(Pool):
     r"""Multilevel regression with hidden clusters of tasks.
 
@@ -135,16 +138,17 @@ class Nested(Pool):
     borrowing: ClassVar[type[nn.Module] | None] = NestedBorrowing
     needs_closed_form: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        mean: bool = True,
-        clusters: bool = True,
-        deviation: Deviation | None = None,
-        known: Sequence[int] | None = None,
-        gamma: float = 1.0,
-        expected: float = 3.0,
-    ) -> None:
-        super().__init__()
+    base: bool = field(default=False, init=False, repr=False)
+    spread: Spread | None = field(default=None, init=False, repr=False)
+    mean: bool = True
+    clusters: bool = True
+    deviation: Deviation | None = None
+    known: Sequence[int] | None = None
+    gamma: float = 1.0
+    expected: float = 3.0
+
+    def __post_init__(self) -> None:
+        mean, clusters, deviation, known = self.mean, self.clusters, self.deviation, self.known
         for name, given in (("mean", mean), ("clusters", clusters)):
             if not isinstance(given, bool):
                 raise InputError(f"the pool's {name} is {given!r}; expected true or false")
@@ -158,17 +162,15 @@ class Nested(Pool):
                 f"the pool has no mean, no clusters and the deviation {deviation!r}, so that "
                 "slopes are 0; expected a mean, clusters or another deviation"
             )
-        if not 0 < gamma < float("inf"):
-            raise InputError(f"the pool's gamma is {gamma}; expected a number above 0")
-        if not 1 < expected < float("inf"):
-            raise InputError(f"the pool's expected is {expected}; expected a number above 1")
-        self.mean = mean
-        self.clusters = clusters
-        self.deviation = deviation
-        self.gamma = float(gamma)
-        self.expected = float(expected)
+        if not 0 < self.gamma < float("inf"):
+            raise InputError(f"the pool's gamma is {self.gamma}; expected a number above 0")
+        if not 1 < self.expected < float("inf"):
+            raise InputError(f"the pool's expected is {self.expected}; expected a number above 1")
+        object.__setattr__(self, "gamma", float(self.gamma))
+        object.__setattr__(self, "expected", float(self.expected))
         try:
-            self.known = None if known is None else [index(k) for k in known]
+            whole = None if known is None else tuple(index(k) for k in known)
+            object.__setattr__(self, "known", whole)
         except TypeError as error:
             raise InputError(
                 f"the pool's known is {known!r}; expected the number of each task's cluster, such "
@@ -177,10 +179,11 @@ class Nested(Pool):
         if known is not None and not clusters:
             raise InputError("the pool has known clusters and clusters=False; expected True")
 
-    def __repr__(self) -> str:
-        names = ("mean", "clusters", "deviation", "known", "gamma", "expected")
-        given = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-        return f"Nested({given})"
+    def with_known(self, known: Sequence[int] | None) -> Nested:
+        """The same prior, of tasks whose clusters are these; None, not known."""
+        out = copy.copy(self)
+        object.__setattr__(out, "known", None if known is None else tuple(known))
+        return out
 
     @property
     def borrows(self) -> bool:  # type: ignore[override]
