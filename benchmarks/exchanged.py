@@ -8,7 +8,7 @@ NLL beside complete pooling and an oracle that knows the codes:
     python benchmarks/exchanged.py
 
 A row a fit goes to the CSV; the summary, mean ± sd over seeds, is printed as Markdown. The seeds,
-425 to 429, were looked at once, before partitions heard validation images.
+425 to 429, had been looked at before, with former defaults.
 """
 
 from __future__ import annotations

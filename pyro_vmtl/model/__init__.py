@@ -46,7 +46,17 @@ from pyro_vmtl.model.likelihoods import (
     with_bias,
 )
 from pyro_vmtl.model.plain import from_plain, to_plain
-from pyro_vmtl.model.pools import Geometric, Kind, Linear, Mixture, Pool, Power, Spread, Standard
+from pyro_vmtl.model.pools import (
+    Geometric,
+    Kind,
+    Linear,
+    Mixture,
+    Pool,
+    Power,
+    Setup,
+    Spread,
+    Standard,
+)
 from pyro_vmtl.model.posteriors import (
     MeanFieldWeights,
     PointWeights,
@@ -112,6 +122,7 @@ __all__ = [
     "PrincipalComponents",
     "PrincipalComponentsEncoder",
     "Settings",
+    "Setup",
     "Spread",
     "StackedEncoder",
     "Standard",

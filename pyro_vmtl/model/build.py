@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from pyro_vmtl.model.likelihoods import (
     Gaussian,
     Likelihood,
 )
-from pyro_vmtl.model.pools import Mixture, Pool, Standard
+from pyro_vmtl.model.pools import Mixture, Pool, Setup, Standard
 from pyro_vmtl.model.posteriors import (
     MeanFieldWeights,
     PointWeights,
@@ -206,11 +206,19 @@ def assemble(
             "which training changes; expected one that is fixed before: Identity() or "
             "PrincipalComponents()"
         )
-    encoder = pool.encoder(encoder, num_tasks, likelihood, settings.bias)
+    setup = Setup(
+        num_tasks,
+        likelihood,
+        encoder.latent_dim,
+        settings.bias,
+        named=isinstance(settings.encoder, Identity),
+        learns=not takes_no_gradient(settings.encoder),
+    )
+    encoder = pool.encoder(encoder, setup)
     return VMTL(
         num_tasks,
         encoder,
-        _classifier(settings, pool, num_tasks, encoder.latent_dim, likelihood),
+        _classifier(settings, pool, replace(setup, latent_dim=encoder.latent_dim)),
         likelihood,
         pool=pool,
         representation_pool=settings.representation_pool,
@@ -249,17 +257,14 @@ def _likelihood(
     return made
 
 
-def _classifier(
-    settings: Settings, pool: Pool, num_tasks: int, latent_dim: int, likelihood: Likelihood
-) -> WeightsPosterior:
-    rows, bias, jitter = likelihood.num_outputs, settings.bias, settings.initial_jitter
+def _classifier(settings: Settings, pool: Pool, setup: Setup) -> WeightsPosterior:
+    num_tasks, likelihood, latent_dim = setup.num_tasks, setup.likelihood, setup.latent_dim
+    rows, bias, jitter = likelihood.num_outputs, setup.bias, settings.initial_jitter
     shape = (num_tasks, rows, latent_dim + int(bias))
     if settings.classifier == "conjugate":
-        named = isinstance(settings.encoder, Identity)
-        learns = not takes_no_gradient(settings.encoder)
-        made = pool.posterior(num_tasks, likelihood, latent_dim, bias, named, learns)
+        made = pool.posterior(setup)
         if made is None:
-            return PooledWeights(pool, num_tasks, likelihood, latent_dim, bias, learns)
+            return PooledWeights(pool, num_tasks, likelihood, latent_dim, bias, setup.learns)
         return _checked(made, f"pool {type(pool).__name__}", ConjugateWeights, shape)
     if isinstance(settings.classifier, Posterior):
         made = settings.classifier(num_tasks, rows, latent_dim, bias)

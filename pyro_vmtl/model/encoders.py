@@ -28,7 +28,6 @@ __all__ = [
     "mlp",
 ]
 
-
 _DROPOUT = (
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
     *(nn.AlphaDropout, nn.FeatureAlphaDropout),
@@ -56,6 +55,11 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x), batch shape ``[T, B]``, event shape ``[d_z]``, for x ``[T, B, *input]``."""
         raise NotImplementedError
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training drops some of what a part of the encoder is given."""
+        return any(map(is_dropout, self.modules()))
 
     @property
     def is_function(self) -> bool:

@@ -23,13 +23,33 @@ from pyro_vmtl.model.likelihoods import Likelihood
 from pyro_vmtl.model.parts import Part
 from pyro_vmtl.model.posteriors import WeightsPosterior
 
-__all__ = ["Geometric", "Kind", "Linear", "Mixture", "Pool", "Power", "Spread", "Standard"]
+__all__ = ["Geometric", "Kind", "Linear", "Mixture", "Pool", "Power", "Setup", "Spread", "Standard"]
 
 Kind = Literal["weights", "gates", "clusters"]
 """What relatedness is: weights of a task's lenders, which sum to 1; the chance for each lender that
 its gate is open; or the chance for each pair of tasks that the two share a cluster."""
 
 Spread = Literal["scalar", "task", "feature"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a pool's weights in closed form are made for.
+
+    :ivar num_tasks: T.
+    :ivar likelihood: gives the sites, and K.
+    :ivar latent_dim: d_z.
+    :ivar bias: whether the weights have a bias as their last column.
+    :ivar named: whether inputs are named features.
+    :ivar learns: whether an encoder learns beside.
+    """
+
+    num_tasks: int
+    likelihood: Likelihood
+    latent_dim: int
+    bias: bool = True
+    named: bool = False
+    learns: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,32 +106,18 @@ class Pool(Part):
         """
         raise NotImplementedError
 
-    def posterior(
-        self,
-        num_tasks: int,
-        likelihood: Likelihood,
-        latent_dim: int,
-        bias: bool,
-        named: bool,
-        learns: bool,
-    ) -> WeightsPosterior | None:
+    def posterior(self, setup: Setup) -> WeightsPosterior | None:
         """q(w) in closed form where the pool has one of its own.
 
-        :param num_tasks: T.
-        :param likelihood: gives the sites.
-        :param latent_dim: d_z.
-        :param bias: whether the weights have a bias as their last column.
-        :param named: whether inputs are named features.
-        :param learns: whether an encoder learns beside.
         :return: a new :class:`pyro_vmtl.model.ConjugateWeights`; None for
             :class:`pyro_vmtl.model.PooledWeights`, which takes any pool of Gaussians.
         """
         return None
 
-    def encoder(self, own: Encoder, num_tasks: int, likelihood: Likelihood, bias: bool) -> Encoder:
+    def encoder(self, own: Encoder, setup: Setup) -> Encoder:
         """The encoder whose representations the weights act on: this one, or one around it.
 
-        :param own: the encoder of the settings; the others as in :meth:`posterior`.
+        :param own: the encoder of the settings, whose d_z the setup has.
         """
         return own
 

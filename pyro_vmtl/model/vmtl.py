@@ -21,7 +21,7 @@ from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Gaussians, kl_or_estimate
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
-from pyro_vmtl.model.encoders import Encoder, is_dropout
+from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.evaluation import evaluating
 from pyro_vmtl.model.likelihoods import Likelihood, of_known
 from pyro_vmtl.model.pools import Mixture, Pool, Standard
@@ -348,30 +348,36 @@ class VMTL(PyroModule):
         """
         if isinstance(self.classifier, ConjugateWeights):
             if last or self.classifier.is_due():
-                seen = None
-                hears = self.classifier.learns and self.classifier.hears_held_out
-                if held_out is not None and hears:
-                    with evaluating(self.encoder):
-                        seen = held_out, self.encoder(held_out.x)
-                closes = last and self.classifier.learns
-                # Sites average over the noise of dropout, as training has it; but at the end not
-                # where the noise of targets is inferred, which would take it in.
-                quiet = last and self.likelihood.has_noise
-                varies = not quiet and any(map(is_dropout, self.encoder.modules()))
-                for step in range(_CLOSING_STEPS if closes else 1):
-                    if not step or (varies and self.encoder.training):
-                        mode = evaluating(self.encoder) if quiet else contextlib.nullcontext()
-                        with self.classifier.own_noise(), mode:
-                            law = self.encoder(batch.x)
-                    rate = 2 / (step + 2) if closes else None
-                    ends = last and (not closes or step == _CLOSING_STEPS - 1)
-                    self.classifier.update(batch, law, self.likelihood, ends, seen, rate)
+                self._move_sites(self.classifier, batch, last, held_out)
             else:
                 self.classifier.steps += 1
         elif self.classifier.observes:
             with evaluating(self.encoder):  # what is remembered has no noise
                 self.classifier.observe(batch, self.encoder(batch.x).mean)
         self._has_lenders = True
+
+    def _move_sites(
+        self, weights: ConjugateWeights, batch: Batch, last: bool, held_out: Batch | None
+    ) -> None:
+        """One step of weights in closed form; those that close a fit beside a learned encoder."""
+        seen = None
+        if held_out is not None and weights.learns and weights.hears_held_out:
+            with evaluating(self.encoder):
+                seen = held_out, self.encoder(held_out.x)
+        # Sites average over the noise of dropout, under which the encoder was trained. Where the
+        # noise of the targets is inferred, the last ones do not: it would absorb that of dropout.
+        quiet = last and self.likelihood.has_noise
+        varies = self.encoder.training and not quiet and self.encoder.has_dropout
+        closes = last and weights.learns
+        count = _CLOSING_STEPS if closes else 1
+        for step in range(count):
+            if varies or not step:
+                mode = evaluating(self.encoder) if quiet else contextlib.nullcontext()
+                with weights.own_noise(), mode:
+                    law = self.encoder(batch.x)
+            rate = 2 / (step + 2) if closes else None  # later steps weigh more in the average
+            ends = last and step == count - 1
+            weights.update(batch, law, self.likelihood, ends, seen, rate)
 
     def _representations(self, batch: Batch, relatedness: Tensor | None) -> Tensor:
         if self.encoder.has_density:

@@ -95,16 +95,12 @@ class TestGivenPartitionAndScales:
 
     @pytest.fixture(autouse=True)
     def _no_sweeps(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def look(
-            self: NestedWeights,
-            likelihood: pv.Likelihood,
-            last: bool = False,
-            held_out: object = None,
+        def find_posterior(
+            self: NestedWeights, likelihood: pv.Likelihood, last: bool, held_out: object
         ) -> None:
-            self.steps += 1
             self._take_draws(self.chains, self.draws, likelihood)
 
-        monkeypatch.setattr(NestedWeights, "look", look)
+        monkeypatch.setattr(NestedWeights, "find_posterior", find_posterior)
 
     @pytest.mark.parametrize(
         ("kind", "encoder"), [*((kind, "identity") for kind in KINDS), ("regression", "network")]

@@ -16,7 +16,7 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.encoders import Encoder
 from pyro_vmtl.model.likelihoods import CategoricalLikelihood, Likelihood
-from pyro_vmtl.model.pools import Kind
+from pyro_vmtl.model.pools import Kind, Setup
 from pyro_vmtl.model.posteriors import WeightsPosterior
 from pyro_vmtl.model.priors.conditionals import Moments, averaged
 from pyro_vmtl.model.priors.gibbs import Evidence, spread
@@ -108,29 +108,24 @@ class Feedback(Nested):
         object.__setattr__(self, "own_scale", float(own))
         object.__setattr__(self, "map_scales", tuple(float(scale) for scale in maps))
 
-    def posterior(
-        self,
-        num_tasks: int,
-        likelihood: Likelihood,
-        latent_dim: int,
-        bias: bool,
-        named: bool,
-        learns: bool,
-    ) -> WeightsPosterior:
-        return FeedbackWeights(self, num_tasks, likelihood, latent_dim, num_tasks - 1, bias)
+    def posterior(self, setup: Setup) -> WeightsPosterior:
+        return self._weights(setup, setup.num_tasks - 1)
 
-    def encoder(
-        self, own: Encoder, num_tasks: int, likelihood: Likelihood, bias: bool
-    ) -> StackedEncoder:
+    def _weights(self, setup: Setup, heard: int) -> FeedbackWeights:
+        return FeedbackWeights(
+            self, setup.num_tasks, setup.likelihood, setup.latent_dim, heard, setup.bias
+        )
+
+    def encoder(self, own: Encoder, setup: Setup) -> StackedEncoder:
         """The representations, and beside them what other tasks' classifiers say."""
+        likelihood = setup.likelihood
         if not isinstance(likelihood, CategoricalLikelihood):
             name = type(likelihood).__name__.removesuffix("Likelihood")
             raise InputError(
                 f"the pool is Feedback, which hears the class probabilities of other tasks, and "
                 f"the likelihood is {name}; expected classes without an order"
             )
-        alone = FeedbackWeights(self, num_tasks, likelihood, own.latent_dim, 0, bias)
-        return StackedEncoder(own, alone, likelihood)
+        return StackedEncoder(own, self._weights(setup, 0), likelihood)
 
 
 class FeedbackWeights(NestedWeights):
@@ -227,13 +222,9 @@ class FeedbackWeights(NestedWeights):
 
     # What moves
 
-    @torch.no_grad()
-    def look(
-        self, likelihood: Likelihood, last: bool = False, held_out: Evidence | None = None
-    ) -> None:
+    def find_posterior(self, likelihood: Likelihood, last: bool, held_out: Evidence | None) -> None:
         """Some sweeps over the gates and the scale of maps, given the sites as they are."""
-        generator = torch.Generator().manual_seed(int(self.seed) + 7919 * int(self.steps))
-        self.steps += 1
+        generator = self.generator()
         gates, square = self.chain_deviation[..., 1:] > _CLOSED, self.chain_shared
         if self.heard:
             sites = self._of_maps()

@@ -20,7 +20,7 @@ from pyro_vmtl.distributions import Relatives
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.likelihoods import Likelihood
-from pyro_vmtl.model.pools import Kind, Pool, Spread
+from pyro_vmtl.model.pools import Kind, Pool, Setup, Spread
 from pyro_vmtl.model.posteriors import WeightsPosterior
 from pyro_vmtl.model.priors.conditionals import averaged, cavity, posterior, product
 from pyro_vmtl.model.priors.gibbs import (
@@ -190,16 +190,8 @@ class Nested(Pool):
         """Whether there is relatedness to look at."""
         return self.clusters
 
-    def posterior(
-        self,
-        num_tasks: int,
-        likelihood: Likelihood,
-        latent_dim: int,
-        bias: bool,
-        named: bool,
-        learns: bool,
-    ) -> WeightsPosterior:
-        return NestedWeights(self, num_tasks, likelihood, latent_dim, bias, named, learns)
+    def posterior(self, setup: Setup) -> WeightsPosterior:
+        return NestedWeights(self, **vars(setup))
 
     def hyperpriors(
         self, rows: int, columns: int, has_bias: bool, named: bool, num_tasks: int
@@ -420,18 +412,14 @@ class NestedWeights(ConjugateWeights):
 
     # What moves
 
-    @torch.no_grad()
-    def look(
-        self, likelihood: Likelihood, last: bool = False, held_out: Evidence | None = None
-    ) -> None:
+    def find_posterior(self, likelihood: Likelihood, last: bool, held_out: Evidence | None) -> None:
         """Some sweeps over partitions and scales, given the sites as they are.
 
         :param likelihood: the noise of a regression is handed on to it.
         :param last: whether to draw as many partitions and scales as are kept.
         :param held_out: what held-out samples say: partitions and scales hear it, beside the sites.
         """
-        generator = torch.Generator().manual_seed(int(self.seed) + 7919 * int(self.steps))
-        self.steps += 1
+        generator = self.generator()
         own = on_device(self.evidence, "cpu")
         evidence = own if held_out is None else own + on_device(held_out, "cpu")
         chains, prior = on_device(self.chains, "cpu"), on_device(self.prior, "cpu")

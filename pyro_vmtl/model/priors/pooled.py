@@ -123,17 +123,13 @@ class PooledWeights(ConjugateWeights):
             self.alone.update(batch, representations, likelihood, rate=rate)
         super()._step(batch, representations, likelihood, rate)
 
-    @torch.no_grad()
-    def look(
-        self, likelihood: Likelihood, last: bool = False, held_out: Evidence | None = None
-    ) -> None:
+    def find_posterior(self, likelihood: Likelihood, last: bool, held_out: Evidence | None) -> None:
         """Find q(w), the noise and s, given the sites and the relatedness.
 
         :param likelihood: the noise of a regression is handed on to it.
         :param last: whether to go on until they have settled; else it is one round.
         :param held_out: not heard.
         """
-        self.steps += 1
         draws = None
         if self._borrowing:
             with self.own_noise():

@@ -38,7 +38,9 @@ class ConjugateWeights(WeightsPosterior):
     it towards the likelihood's factors (:meth:`pyro_vmtl.model.Likelihood.sites`), which is
     conjugate-computation variational inference (Khan and Lin, AISTATS 2017), or expectation
     propagation where the likelihood has it: every row of data speaks once. Nothing in it takes a
-    gradient; its state moves in :meth:`update` alone. Subclasses say what the other tasks say.
+    gradient; its state moves in :meth:`update` alone. Subclasses say what the other tasks say: they
+    define :meth:`find_posterior`, :meth:`forward`, :meth:`weights_prior`, :meth:`by_draw` and
+    :meth:`noise_by_draw`.
 
     :param pool: how the other tasks become a task's prior.
     :param num_tasks: T.
@@ -181,10 +183,19 @@ class ConjugateWeights(WeightsPosterior):
         self._step(batch, representations, likelihood, rate)
         self.look(likelihood, last, None if held_out is None else self.seen(*held_out, likelihood))
 
+    @torch.no_grad()
     def look(
         self, likelihood: Likelihood, last: bool = False, held_out: Evidence | None = None
     ) -> None:
-        """Find the posterior anew, given the sites as they are.
+        """Find the posterior anew, given the sites as they are, and count the step.
+
+        The arguments are those of :meth:`find_posterior`.
+        """
+        self.steps += 1
+        self.find_posterior(likelihood, last, held_out)
+
+    def find_posterior(self, likelihood: Likelihood, last: bool, held_out: Evidence | None) -> None:
+        """Set ``loc`` and ``covariance`` to the posterior that the sites give.
 
         :param likelihood: the noise of a regression is handed on to it.
         :param last: whether training ends, so that it may take longer.
@@ -203,6 +214,10 @@ class ConjugateWeights(WeightsPosterior):
         has_stepped = int(self.steps) >= self.every
         own_rate = rate if has_stepped and self.moves_likelihood else 0.0
         self.move(self.seen(batch, representations, likelihood, own_rate), rate)
+
+    def generator(self) -> torch.Generator:
+        """Of the draws of the present step, on the CPU."""
+        return torch.Generator().manual_seed(int(self.seed) + 7919 * (int(self.steps) - 1))
 
     @contextlib.contextmanager
     def own_noise(self) -> Iterator[None]:
