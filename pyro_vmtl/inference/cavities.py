@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from pyro_vmtl.data import Batch
-from pyro_vmtl.model import VMTL, ConjugateWeights, NestedWeights, evaluating, with_bias
+from pyro_vmtl.model import VMTL, evaluating, with_bias
+from pyro_vmtl.model.closed_form import conjugate_weights, nested_weights
 from pyro_vmtl.model.priors.conditionals import Moments, averaged, posterior
 from pyro_vmtl.model.priors.gibbs import thinned
 
@@ -78,8 +79,7 @@ def factors(vmtl: VMTL, batch: Batch, moments: Moments | None = None) -> Factors
     :param vmtl: a model whose weights are in closed form.
     :param moments: of the weights, ``[T, K, q]``; those of the model, where None.
     """
-    weights = vmtl.classifier
-    assert isinstance(weights, ConjugateWeights)
+    weights = conjugate_weights(vmtl)
     if moments is None:
         moments = Moments(weights.loc, weights.covariance)
     with evaluating(vmtl):
@@ -104,8 +104,7 @@ def cavities(vmtl: VMTL, batch: Batch) -> Iterator[Cavity]:
     :param vmtl: a model whose weights are in closed form, fitted to these samples.
     :param batch: all of them.
     """
-    weights = vmtl.classifier
-    assert isinstance(weights, ConjugateWeights)
+    weights = conjugate_weights(vmtl)
     features, _, shift, precision = factors(vmtl, batch)
     moments = weights.by_draw()
     for mean, covariance, noise in zip(*moments, weights.noise_by_draw(), strict=True):
@@ -142,8 +141,7 @@ def left_out_densities(vmtl: VMTL, batch: Batch) -> Tensor:
 @torch.no_grad()
 def held_out_densities(vmtl: VMTL, batch: Batch) -> Tensor:
     """log p(y_n | the training data) of other samples given each draw, ``[S, T, B]``."""
-    weights = vmtl.classifier
-    assert isinstance(weights, NestedWeights)
+    weights = nested_weights(vmtl)
     seen = factors(vmtl, batch)
     out = []
     for mean, covariance, noise in zip(*weights.by_draw(), weights.draws.noise, strict=True):
@@ -169,8 +167,7 @@ def settled(vmtl: VMTL, batch: Batch, without: int | None = None) -> VMTL:
     :param without: the position of a task whose data are taken out, or None.
     """
     out = copy.deepcopy(vmtl)
-    weights = out.classifier
-    assert isinstance(weights, NestedWeights)
+    weights = nested_weights(out)
     few, kept = thinned(weights.draws, _DRAWS), batch.observed.double()
 
     def move() -> None:

@@ -48,11 +48,11 @@ from pyro_vmtl.model import (
     SITES,
     VMTL,
     Bernoulli,
-    ConjugateWeights,
     NegativeBinomial,
     Settings,
     assemble,
 )
+from pyro_vmtl.model.closed_form import conjugate_weights
 
 __all__ = ["FittedVMTL", "build", "fit", "lacking_a_class"]
 
@@ -498,7 +498,7 @@ def _without_gradients(
 
 def _leaves_rows_out(vmtl: VMTL) -> bool:
     """Whether a row leaves the weights by linear algebra: by such rows likelihoods are compared."""
-    return isinstance(vmtl.classifier, ConjugateWeights) and vmtl.classifier.shares_weights
+    return vmtl.classifier.shares_weights
 
 
 def _update(
@@ -510,9 +510,8 @@ def _update(
     on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
 ) -> list[dict[str, float]]:
     """Conjugate steps until sites have settled, and what came of each."""
-    weights = vmtl.classifier
     # Of an encoder that has learned sites average over the noise, as when training ends.
-    vmtl.train(isinstance(weights, ConjugateWeights) and weights.learns)
+    vmtl.train(conjugate_weights(vmtl).learns)
     count = 1 if vmtl.likelihood.sites_are_exact else _UPDATES
     history: list[dict[str, float]] = []
     for step in range(count + 1):
@@ -546,10 +545,8 @@ def _fitted(
     notes: tuple[str, ...] = (),
 ) -> FittedVMTL:
     sentences = [*explain(diagnose(vmtl, batch), vmtl), *vmtl.encoder.sentences(), *sentences]
-    sentences += lacking_a_class(tasks)
-    if isinstance(vmtl.classifier, ConjugateWeights):
-        sentences += vmtl.classifier.sentences()
-    else:
+    sentences += [*lacking_a_class(tasks), *vmtl.classifier.sentences()]
+    if not vmtl.classifier.is_conjugate:
         sentences += _in_another_unit(tasks)
     if log_warnings:
         for sentence in sentences:
@@ -585,12 +582,11 @@ def _kept_early(module: TrainingModule) -> list[str]:
 
 def _unchecked(vmtl: VMTL) -> list[str]:
     """Sentences on what is inferred beside an encoder that has seen the same targets."""
-    weights = vmtl.classifier
     learns = any(parameter.requires_grad for parameter in vmtl.encoder.parameters())
-    if not (learns and isinstance(weights, ConjugateWeights)):
+    if not (learns and vmtl.classifier.is_conjugate):
         return []
     said = []
-    if weights.infers_noise:
+    if conjugate_weights(vmtl).infers_noise:
         said.append(
             "The noise of the targets is inferred from samples that the encoder was trained on, "
             "and no validation data said when to stop: where targets are noisy and samples few, "

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from pyro_vmtl.data import Batch
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.cavities import factors, settled
-from pyro_vmtl.model import VMTL, NestedWeights, evaluating, with_bias
+from pyro_vmtl.model import VMTL, evaluating, with_bias
+from pyro_vmtl.model.closed_form import nested_weights
 from pyro_vmtl.model.priors.conditionals import log_evidence
 from pyro_vmtl.model.priors.gibbs import Evidence, thinned
 
@@ -96,8 +97,7 @@ class _Loss:
     """
 
     def __init__(self, vmtl: VMTL, batch: Batch, without: int | None, start: _Vector) -> None:
-        weights = vmtl.classifier
-        assert isinstance(weights, NestedWeights)
+        weights = nested_weights(vmtl)
         told, kept = factors(vmtl, batch), batch.observed.double()
         if without is not None:
             kept[without] = 0.0

@@ -13,14 +13,13 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.noise import all_noise
 from pyro_vmtl.model import (
     VMTL,
-    BayesianLinearEncoder,
     NestedWeights,
-    PerTask,
     Settings,
     assemble,
     evaluating,
     with_bias,
 )
+from pyro_vmtl.model.closed_form import nested_weights
 from pyro_vmtl.model.priors.joining import candidates, with_site, without
 from pyro_vmtl.model.priors.nested import Nested
 
@@ -56,8 +55,7 @@ def add_tasks(vmtl: VMTL, settings: Settings, tasks: TaskSet, seed: int = 0) -> 
         # Where z is random the sites are averaged over some draws of it, as in a fit.
         count = 1 if isinstance(law, dist.Delta) else 4
         features = with_bias(law.sample(torch.Size([count])).double(), weights.event_shape[-1])
-    classifier, likelihood = out.classifier, out.likelihood
-    assert isinstance(classifier, NestedWeights)
+    classifier, likelihood = nested_weights(out), out.likelihood
     targets = likelihood.standardised(likelihood.filled(batch))
     evidence, chains, draws = weights.evidence, weights.chains, weights.draws
     generator = torch.Generator().manual_seed(seed)
@@ -92,10 +90,9 @@ def forget_task(
         settings = dataclasses.replace(settings, pool=pool)
     with all_noise(0):
         out = resized(vmtl, settings, vmtl.num_tasks - 1, input_shape)
-    assert isinstance(out.classifier, NestedWeights)
     evidence, draws = without(weights.evidence, weights.draws, task)
     _, chains = without(weights.evidence, weights.chains, task)
-    out.classifier.take(evidence, chains, draws, out.likelihood, like=weights)
+    nested_weights(out).take(evidence, chains, draws, out.likelihood, like=weights)
     return out, settings
 
 
@@ -132,25 +129,19 @@ def forget_rows(vmtl: VMTL, settings: Settings, rows: TaskSet) -> VMTL:
             "expected rows of the training data, as they were read for training"
         )
     out = copy.deepcopy(vmtl)
-    assert isinstance(out.classifier, NestedWeights)
     evidence = dataclasses.replace(
         known, precision=precision, shift=shift, counts=counts.clamp_min(0), squares=squares
     )
-    out.classifier.take(evidence, weights.chains, weights.draws, out.likelihood, like=weights)
+    kept = (weights.chains, weights.draws)
+    nested_weights(out).take(evidence, *kept, out.likelihood, like=weights)
     return out
 
 
 def nested(vmtl: VMTL, settings: Settings) -> tuple[NestedWeights, Nested]:
     """The weights and their prior, where nothing else of the model belongs to single tasks."""
-    weights = vmtl.classifier
-    if not isinstance(weights, NestedWeights) or not weights.shares_weights:
-        raise InputError(
-            f"the model has the pool {type(vmtl.pool).__name__}; expected Nested, whose "
-            "draws of clusters a task can join and leave"
-        )
+    weights = nested_weights(vmtl)
     per_task = getattr(settings.encoder, "per_task", False) or any(
-        isinstance(part, PerTask) or (isinstance(part, BayesianLinearEncoder) and len(part.loc) > 1)
-        for part in vmtl.encoder.modules()
+        True for part in vmtl.encoder.modules() for _ in getattr(part, "of_single_tasks", tuple)()
     )
     if per_task:
         raise InputError(

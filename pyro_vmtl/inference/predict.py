@@ -24,11 +24,11 @@ from pyro_vmtl.inference.metrics import (
 from pyro_vmtl.inference.noise import fixed_noise
 from pyro_vmtl.model import (
     VMTL,
-    ConjugateWeights,
     evaluating,
     of_known,
     with_bias,
 )
+from pyro_vmtl.model.closed_form import conjugate_weights
 
 __all__ = ["Predictions", "predict"]
 
@@ -349,9 +349,9 @@ class _Moments(NamedTuple):
 
 def _moments(vmtl: VMTL, num_samples: int) -> _Moments | None:
     """Of conjugate weights, given their draws of partitions and scales, evenly thinned."""
-    classifier = vmtl.classifier
-    if not isinstance(classifier, ConjugateWeights):
+    if not vmtl.classifier.is_conjugate:
         return None
+    classifier = conjugate_weights(vmtl)
     loc, covariance = classifier.by_draw()
     noise = classifier.noise_by_draw()
     chosen = torch.linspace(0, len(loc) - 1, min(num_samples, len(loc)), device=loc.device).long()
@@ -364,8 +364,7 @@ def _predict_conjugate(vmtl: VMTL, batch: Batch, moments: _Moments, num_samples:
     Where draws are fewer than half of the samples that are wanted, eta is drawn from each of them
     as often as that takes.
     """
-    classifier = vmtl.classifier
-    assert isinstance(classifier, ConjugateWeights)
+    classifier = conjugate_weights(vmtl)
     law = vmtl.encoder(batch.x)
     count = len(moments.loc)
     representations = law.sample(torch.Size([count])) if vmtl.encoder.has_density else law.sample()

@@ -20,7 +20,8 @@ from pyro_vmtl.errors import InputError, in_a_sentence
 from pyro_vmtl.inference.fit import FittedVMTL
 from pyro_vmtl.inference.noise import all_noise
 from pyro_vmtl.inference.temperature_scaling import ScaledVMTL
-from pyro_vmtl.model import SITES, ConjugateWeights, assemble, from_plain, to_plain
+from pyro_vmtl.model import SITES, assemble, from_plain, to_plain
+from pyro_vmtl.model.closed_form import conjugate_weights
 
 __all__ = ["described", "load", "read_sizes", "read_texts", "save"]
 
@@ -156,9 +157,10 @@ def load(path: str | os.PathLike[str], **own: Any) -> FittedVMTL:
             if name in tensors and not bool(tensors[name].isfinite().all()):
                 raise ValueError(f"{name} has numbers that are not finite")
         vmtl.load_state_dict(tensors)
-        if digest is None and isinstance(vmtl.classifier, ConjugateWeights):
-            vmtl.classifier.by_draw()  # whether evidence and draws fit each other
-            noise = vmtl.classifier.noise_by_draw()
+        if digest is None and vmtl.classifier.is_conjugate:
+            weights = conjugate_weights(vmtl)
+            weights.by_draw()  # whether evidence and draws fit each other
+            noise = weights.noise_by_draw()
             units = [getattr(vmtl.likelihood, "target_scale", noise)]
             units.append(getattr(vmtl.encoder, "scale", noise))
             if not all(bool((unit > 0).all()) for unit in (noise, *units)):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.inference.cavities import factors, left_out, over_outputs
-from pyro_vmtl.model import VMTL, NestedWeights
+from pyro_vmtl.model import VMTL
+from pyro_vmtl.model.closed_form import nested_weights
 from pyro_vmtl.model.priors.conditionals import Moments
 from pyro_vmtl.model.priors.subsets import as_one, own_evidence, typical
 
@@ -45,8 +46,7 @@ def subset_densities(
     :param members: which tasks each set has, ``[G, T]`` bool.
     :param heldout: samples to predict; None, each of the training samples from all others.
     """
-    weights, likelihood = vmtl.classifier, vmtl.likelihood
-    assert isinstance(weights, NestedWeights)
+    weights, likelihood = nested_weights(vmtl), vmtl.likelihood
     state, prior = typical(weights.draws), weights.prior
     seen = factors(vmtl, train)
     evidence = own_evidence(

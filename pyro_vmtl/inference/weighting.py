@@ -15,12 +15,6 @@ from pyro_vmtl.data import Batch
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model import (
     VMTL,
-    BayesianLinearEncoder,
-    Borrowing,
-    GaussianLikelihood,
-    MeanFieldWeights,
-    PerTask,
-    PointWeights,
 )
 
 __all__ = [
@@ -149,18 +143,13 @@ def shared_parameters(vmtl: VMTL) -> list[nn.Parameter]:
     """The parameters that more than one task's loss depends on.
 
     All but the posteriors of the weights, noise scales, relatedness, and encoders or encoder layers
-    of which each task has its own. What the library does not know, a part of the user's own, counts
-    as shared.
+    of which each task has its own. A part of the user's own says by its ``of_single_tasks`` which
+    of its parameters are single tasks'; those of any other count as shared.
     """
     own: set[int] = set()
     for module in vmtl.modules():
-        if isinstance(module, (MeanFieldWeights, PointWeights, GaussianLikelihood, PerTask)):
-            own |= {id(parameter) for parameter in module.parameters()}
-        elif isinstance(module, Borrowing):
-            logits = getattr(module, "logits", None)  # of clusters there are none
-            own |= {id(logits)}
-        elif isinstance(module, BayesianLinearEncoder) and len(module.loc) == vmtl.num_tasks:
-            own |= {id(parameter) for parameter in module.parameters()}
+        of_single_tasks = getattr(module, "of_single_tasks", tuple)
+        own |= {id(parameter) for parameter in of_single_tasks()}
     return [p for p in vmtl.parameters() if p.requires_grad and id(p) not in own]
 
 

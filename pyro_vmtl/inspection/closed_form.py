@@ -7,6 +7,7 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL
 from pyro_vmtl.model import NestedWeights
 from pyro_vmtl.model.architectures import takes_no_gradient
+from pyro_vmtl.model.closed_form import nested_weights
 
 __all__ = ["check_closed_form"]
 
@@ -27,8 +28,7 @@ def check_closed_form(
     :return: its weights.
     :raises InputError: for another pool, another encoder, or other tasks.
     """
-    weights, encoder = fitted.vmtl.classifier, fitted.vmtl.encoder
-    in_closed_form = isinstance(weights, NestedWeights) and weights.shares_weights
+    in_closed_form, encoder = fitted.vmtl.classifier.shares_weights, fitted.vmtl.encoder
     learned = not takes_no_gradient(fitted.settings.encoder)
     if not in_closed_form or (learned and not (may_learn and encoder.is_function)):
         kind = (
@@ -51,5 +51,4 @@ def check_closed_form(
                 f"the {name} set has the tasks {list(tasks.names)}; the model was trained on "
                 f"{list(fitted.names)}"
             )
-    assert isinstance(weights, NestedWeights)
-    return weights
+    return nested_weights(fitted.vmtl)

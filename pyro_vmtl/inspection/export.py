@@ -24,9 +24,9 @@ from pyro_vmtl.inspection.draws import (
     relatedness_draws,
     responsibility_draws,
 )
-from pyro_vmtl.inspection.latent_draws import Draws, by_class, posterior_draws, prior_draws
+from pyro_vmtl.inspection.latent_draws import Draws, posterior_draws, prior_draws
 from pyro_vmtl.inspection.training import kept_epoch
-from pyro_vmtl.model import SITES, NestedWeights, to_plain
+from pyro_vmtl.model import SITES, to_plain
 
 __all__ = ["VARIABLES", "leave_one_out", "to_inference_data"]
 
@@ -215,7 +215,7 @@ def _row_dim(fitted: FittedVMTL) -> str:
 def _by_class(fitted: FittedVMTL, weights: _Array) -> _Array:
     """Draws of weights ``[S, T, K, q]`` with a row for each class, where they are of contrasts."""
     rows = torch.as_tensor(weights, device=fitted.vmtl.device)
-    found: _Array = by_class(fitted.vmtl.likelihood, rows).cpu().numpy()
+    found: _Array = fitted.vmtl.likelihood.class_weights(rows).cpu().numpy()
     return found
 
 
@@ -356,7 +356,7 @@ def leave_one_out(fitted: FittedVMTL) -> dict[str, Any]:
     if tempered:
         weights = ", ".join(f"{site} at {weight:g}" for site, weight in tempered.items())
         reasons.append(f"the posterior is tempered (KL weight of {weights}, not 1)")
-    if isinstance(vmtl.classifier, NestedWeights):
+    if vmtl.classifier.draws_scales:
         reasons.append("relatedness and scales have seen every sample and stay as they are")
     own_evidence = {"weights"} if vmtl.classifier.is_conjugate else set()
     if set(vmtl.borrowing) - own_evidence:

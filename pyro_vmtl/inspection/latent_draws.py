@@ -17,9 +17,9 @@ from pyro_vmtl.data import Batch, TaskSet
 from pyro_vmtl.data.batch import padded
 from pyro_vmtl.inference.noise import fixed_noise
 from pyro_vmtl.inspection.draws import borrowing_of, by_name
-from pyro_vmtl.model import VMTL, CategoricalLikelihood, Likelihood, of_known
+from pyro_vmtl.model import VMTL, of_known
 
-__all__ = ["Draws", "by_class", "posterior_draws", "prior_draws"]
+__all__ = ["Draws", "posterior_draws", "prior_draws"]
 
 # Numbers in the largest array that a block of draws works on: 64 MB of float32.
 _BLOCK = 2**24
@@ -120,7 +120,7 @@ def posterior_draws(
             if out.weights is not None:
                 out.weights[target] = thinned.cpu().numpy()
             if out.distances is not None:
-                of_classes = by_class(vmtl.likelihood, thinned)
+                of_classes = vmtl.likelihood.class_weights(thinned)
                 out.distances[target] = _distances(of_classes).cpu().numpy()
             for batch in _batches(tasks, batch_size, device):
                 _predict(vmtl, batch, weights, repeats, block, thin, out)
@@ -144,13 +144,6 @@ def _allocate(
         arrays.get("representations"),
         arrays.get("task_distances"),
     )
-
-
-def by_class(likelihood: Likelihood, weights: Tensor) -> Tensor:
-    """Weights ``[..., K, q]`` with a row for each class, where they are of contrasts."""
-    if isinstance(likelihood, CategoricalLikelihood):
-        return likelihood.class_weights(weights)
-    return weights
 
 
 def _distances(weights: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference.cavities import left_out_densities
 from pyro_vmtl.inspection.arviz_adapter import pareto_smoothed
 from pyro_vmtl.inspection.draws import borrowing_of
-from pyro_vmtl.model import VMTL, ConjugateWeights
+from pyro_vmtl.model import VMTL
 
 __all__ = ["LeftOut", "can_leave_out", "leave_one_out"]
 
@@ -49,7 +49,7 @@ def can_leave_out(vmtl: VMTL) -> bool:
     A relatedness that gradients fitted to every sample would have to be fitted again.
     """
     learned = "weights" in vmtl.borrowing and borrowing_of(vmtl, "weights").learns
-    return isinstance(vmtl.classifier, ConjugateWeights) and not learned
+    return vmtl.classifier.is_conjugate and not learned
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from pyro_vmtl.inspection.draws import (
     responsibility_draws,
 )
 from pyro_vmtl.model import Kind, NestedBorrowing
+from pyro_vmtl.model.closed_form import partitions_of
 
 __all__ = [
     "COLUMNS",
@@ -170,14 +171,7 @@ def _clustered(fitted: FittedVMTL) -> NestedBorrowing:
         raise InputError(
             f"the model has one task, {fitted.names[0]!r}; expected two at least, to be parted."
         )
-    borrows = "weights" in fitted.vmtl.borrowing
-    borrowing = borrowing_of(fitted.vmtl, "weights") if borrows else None
-    if not isinstance(borrowing, NestedBorrowing):
-        raise InputError(
-            f"the pool is {type(fitted.settings.pool).__name__}, which draws no partitions of "
-            "tasks; expected Nested (relatedness() tells of every pool)."
-        )
-    return borrowing
+    return partitions_of(fitted.vmtl)
 
 
 def _site_table(

@@ -11,8 +11,8 @@ import torch
 
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.inference import FittedVMTL
-from pyro_vmtl.model import NestedWeights
 from pyro_vmtl.model.architectures import takes_no_gradient
+from pyro_vmtl.model.closed_form import nested_weights
 from pyro_vmtl.model.priors.conditionals import drawn_bases
 from pyro_vmtl.model.priors.gibbs import spread
 
@@ -51,18 +51,15 @@ def variance_components(fitted: FittedVMTL, coverage: float = 0.9, seed: int = 0
         ``_high``; points are posterior means.
     :raises InputError: for another model.
     """
-    weights = fitted.vmtl.classifier
-    if (
-        not isinstance(weights, NestedWeights)
-        or not weights.shares_weights
-        or not takes_no_gradient(fitted.settings.encoder)
-    ):
+    vmtl, is_fixed = fitted.vmtl, takes_no_gradient(fitted.settings.encoder)
+    if not (vmtl.classifier.shares_weights and is_fixed):
         raise InputError(
             "variance components need weights in closed form and inputs that are known; expected a "
             "model with the pool Nested on a table"
         )
     if not 0 < coverage < 1:
         raise InputError(f"coverage is {coverage}; expected a number between 0 and 1")
+    weights = nested_weights(vmtl)
     draws, generator = weights.draws, torch.Generator().manual_seed(seed)
     bases = torch.cat(
         [drawn_bases(weights.evidence, weights.prior, draws, generator) for _ in range(_LOOKS)]

@@ -11,7 +11,9 @@ from torch.nn.functional import one_hot, softplus
 from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.model.encoders import mlp
+from pyro_vmtl.model.encoders import Encoder, mlp
+from pyro_vmtl.model.evaluation import evaluating
+from pyro_vmtl.model.likelihoods import Likelihood
 from pyro_vmtl.model.posteriors import WeightsPosterior
 
 __all__ = ["AmortisedWeights"]
@@ -60,7 +62,6 @@ class AmortisedWeights(WeightsPosterior):
 
     sums: Tensor
     counts: Tensor
-    observes = True
 
     def __init__(
         self,
@@ -121,8 +122,23 @@ class AmortisedWeights(WeightsPosterior):
         # The floor keeps the KL finite where the recursion would shrink scales to nothing.
         return Gaussians(loc, softplus(raw_scale) + 1e-6)
 
+    def update(
+        self,
+        batch: Batch,
+        encoder: Encoder,
+        likelihood: Likelihood,
+        last: bool = False,
+        held_out: Batch | None = None,
+    ) -> None:
+        with evaluating(encoder):  # what is remembered has no noise
+            self.observe(batch, encoder(batch.x).mean)
+
     @torch.no_grad()
     def observe(self, batch: Batch, features: Tensor) -> None:
+        """Let the running means of classes take in a batch.
+
+        :param features: the encoder's means of its representations, ``[T, B, d_z]``, no gradient.
+        """
         members = (batch.mask * batch.scale).to(features).unsqueeze(-1)
         if self.num_classes:
             members = members * one_hot(batch.y, self.num_classes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import pyro.distributions as dist
@@ -13,7 +13,6 @@ from torch.nn.functional import softplus
 
 from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.model.pools import Pool
-from pyro_vmtl.model.posteriors import WeightsPosterior
 
 __all__ = ["Borrowing"]
 
@@ -104,7 +103,11 @@ class Borrowing(nn.Module):
             self.logits if self.empirical_bayes else torch.zeros_like(self.logits)
         )
 
-    def bind(self, weights: WeightsPosterior) -> None:
+    def of_single_tasks(self) -> Iterable[nn.Parameter]:
+        """The parameters of which every task has its own."""
+        return (self.logits,) if self.learns else ()
+
+    def bind(self, weights: nn.Module) -> None:
         """Say whose relatedness this is: called once, of the site ``weights``."""
         self._weights = (weights,)  # in a tuple: not a submodule
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import pyro.distributions as dist
@@ -90,6 +90,10 @@ class Encoder(nn.Module):
                 "their means and variances; expected Identity(), or an encoder that was trained "
                 "elsewhere"
             )
+
+    def of_single_tasks(self) -> Iterable[nn.Parameter]:
+        """The parameters of which every task has its own."""
+        return ()
 
     def layer(self) -> Gaussians | None:
         """q(Phi) of a Bayesian layer whose KL is paid once, ``[1 or T, in + 1, d_z]``, or None."""
@@ -302,6 +306,9 @@ class BayesianLinearEncoder(Encoder):
         """sigma of Phi, ``[1 or T, in + 1, d_z]``, the bias as last row."""
         return softplus(self.raw_scale)
 
+    def of_single_tasks(self) -> Iterable[nn.Parameter]:
+        return self.parameters() if len(self.loc) > 1 else ()
+
     def layer(self) -> Gaussians | None:
         return None if self.has_density else Gaussians(self.loc, self.scale)
 
@@ -336,6 +343,10 @@ class PerTask(nn.Module):
         self._buffer_names = list(buffers)
         # A skeleton without storage; in a tuple, so that it is not a submodule with parameters.
         self._skeleton = (copy.deepcopy(networks[0]).to("meta"),)
+
+    def of_single_tasks(self) -> Iterable[nn.Parameter]:
+        """All of them."""
+        return self.parameters()
 
     def train(self, mode: bool = True) -> "PerTask":
         self._skeleton[0].train(mode)

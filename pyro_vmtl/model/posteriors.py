@@ -1,5 +1,8 @@
 """Variational posteriors of the tasks' weights."""
 
+from collections.abc import Iterable
+from typing import ClassVar, Protocol
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -7,9 +10,21 @@ from torch.nn.functional import softplus
 
 from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Gaussians
+from pyro_vmtl.model.encoders import Encoder
+from pyro_vmtl.model.likelihoods import Likelihood
 from pyro_vmtl.model.parts import Part
 
-__all__ = ["MeanFieldWeights", "PointWeights", "Posterior", "WeightsPosterior"]
+__all__ = ["Lending", "MeanFieldWeights", "PointWeights", "Posterior", "WeightsPosterior"]
+
+
+class Lending(Protocol):
+    """By what relatedness tasks borrow: what weights in closed form need to know of it."""
+
+    def relatedness_posterior(self) -> dist.TorchDistribution:
+        """q(alpha), batch shape ``[T, 1]``."""
+
+    def prior(self, draw: Tensor, lent: Gaussians) -> dist.TorchDistribution:
+        """The prior that lenders make, given a draw of the relatedness."""
 
 
 class WeightsPosterior(nn.Module):
@@ -17,26 +32,59 @@ class WeightsPosterior(nn.Module):
 
     :ivar event_shape: ``[K, d_z + 1]``, the bias as last column (``d_z`` without a bias).
     :cvar is_point: whether it is a point estimate, of which nothing can be said about uncertainty.
-    :cvar observes: whether it learns from :meth:`observe`.
     :cvar is_conjugate: whether it moves by conjugate steps and takes no gradient
         (:class:`pyro_vmtl.model.ConjugateWeights`); what tasks lend is then their own evidence.
+    :cvar shares_weights: whether what tasks lend each other is evidence about weights, so that a
+        task or a row joins and leaves by linear algebra.
+    :cvar draws_scales: whether the prior is one of many draws, each given all data.
     """
 
     event_shape: torch.Size
-    is_point = False
-    observes = False
-    is_conjugate = False
+    is_point: ClassVar[bool] = False
+    is_conjugate: ClassVar[bool] = False
+    shares_weights: ClassVar[bool] = False
+    draws_scales: ClassVar[bool] = False
 
     def gaussians(self) -> Gaussians:
         """The T posteriors, ``[T, K, d_z + 1]``."""
         raise NotImplementedError
 
-    def observe(self, batch: Batch, features: Tensor) -> None:
-        """Called at the end of an iteration, where ``observes`` is set.
+    def sentences(self) -> list[str]:
+        """What a reader should know of the inference of these weights."""
+        return []
 
-        :param batch: the batch of the step.
-        :param features: the encoder's means of its representations, ``[T, B, d_z]``, no gradient.
+    def bind(self, lending: Lending) -> None:
+        """Say by what relatedness these tasks borrow: called once, where they do."""
+
+    def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution | None:
+        """p(w | draw), batch shape ``[..., T, 1]``, where it is a matter of these weights.
+
+        None: it is what the pool makes of what tasks lend.
+
+        :param draw: of ``relatedness_weights``, ``[..., T, 1, L]``, or None.
         """
+        return None
+
+    def update(
+        self,
+        batch: Batch,
+        encoder: Encoder,
+        likelihood: Likelihood,
+        last: bool = False,
+        held_out: Batch | None = None,
+    ) -> None:
+        """Move what moves besides gradients: called once an iteration, without gradients.
+
+        :param batch: the batch of the iteration, with a scale that makes it stand for all data.
+        :param encoder: q(z | x), in the mode in which it is used.
+        :param likelihood: p(y | z, w); what it owns beside gradients may move as well.
+        :param last: whether training ends here, so that it may take longer.
+        :param held_out: samples that an encoder does not learn from, nor the weights.
+        """
+
+    def of_single_tasks(self) -> Iterable[nn.Parameter]:
+        """The parameters of which every task has its own."""
+        return ()
 
     def lent(self) -> Gaussians:
         """What tasks lend each other, without gradient: these posteriors, as in the paper.
@@ -122,6 +170,9 @@ class MeanFieldWeights(WeightsPosterior):
         start = float(torch.tensor(initial_scale).expm1().log())
         self.raw_scale = nn.Parameter(torch.full(shape, start))
 
+    def of_single_tasks(self) -> Iterable[nn.Parameter]:
+        return self.parameters()
+
     @property
     def scale(self) -> Tensor:
         """sigma, ``[T, K, d_z + 1]``."""
@@ -150,7 +201,7 @@ class PointWeights(WeightsPosterior):
     :param initial_jitter: standard deviation of the weights at the start.
     """
 
-    is_point = True
+    is_point: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -163,6 +214,9 @@ class PointWeights(WeightsPosterior):
         super().__init__()
         self.event_shape = torch.Size([num_outputs, latent_dim + int(bias)])
         self.loc = nn.Parameter(initial_jitter * torch.randn(num_tasks, *self.event_shape))
+
+    def of_single_tasks(self) -> Iterable[nn.Parameter]:
+        return self.parameters()
 
     def gaussians(self) -> Gaussians:
         return Gaussians(self.loc, torch.zeros_like(self.loc))

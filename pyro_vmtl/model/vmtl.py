@@ -26,14 +26,11 @@ from pyro_vmtl.model.evaluation import evaluating
 from pyro_vmtl.model.likelihoods import Likelihood, of_known
 from pyro_vmtl.model.pools import Mixture, Pool, Standard
 from pyro_vmtl.model.posteriors import WeightsPosterior
-from pyro_vmtl.model.priors.sites import ConjugateWeights
 
 __all__ = ["SITES", "VMTL"]
 
 SITES = ("weights", "representations")
 """The two latent sites of a task; ``relatedness_<site>`` says from whom each borrows."""
-
-_CLOSING_STEPS = 20  # of sites beside an encoder that has learned, averaged over its noise
 
 # Parameters live in the modules, not in Pyro's global store: two models never share by accident.
 pyro.settings.set(module_local_params=True)
@@ -134,8 +131,7 @@ class VMTL(PyroModule):
             )
         if "weights" in self.borrowing:
             self._borrowing("weights").bind(classifier)
-            if isinstance(classifier, ConjugateWeights):
-                classifier.bind(self._borrowing("weights"))
+            classifier.bind(self._borrowing("weights"))
 
     def get_extra_state(self) -> Tensor:
         """Whether there has been an iteration whose posteriors tasks can lend each other."""
@@ -233,8 +229,9 @@ class VMTL(PyroModule):
 
         :param draw: of ``relatedness_weights``, ``[..., T, 1, L]``, or None.
         """
-        if isinstance(self.classifier, ConjugateWeights):
-            return self.classifier.weights_prior(draw)
+        own = self.classifier.weights_prior(draw)
+        if own is not None:
+            return own
         if draw is None or not self._has_lenders:
             shape = (self.num_tasks, 1, *self.classifier.event_shape)
             return _standard_normal(shape, 2, self.classifier.gaussians().loc)
@@ -346,38 +343,8 @@ class VMTL(PyroModule):
             :class:`Nested` infers partitions and scales from these as well, while the weights do
             not hear them.
         """
-        if isinstance(self.classifier, ConjugateWeights):
-            if last or self.classifier.is_due():
-                self._move_sites(self.classifier, batch, last, held_out)
-            else:
-                self.classifier.steps += 1
-        elif self.classifier.observes:
-            with evaluating(self.encoder):  # what is remembered has no noise
-                self.classifier.observe(batch, self.encoder(batch.x).mean)
+        self.classifier.update(batch, self.encoder, self.likelihood, last, held_out)
         self._has_lenders = True
-
-    def _move_sites(
-        self, weights: ConjugateWeights, batch: Batch, last: bool, held_out: Batch | None
-    ) -> None:
-        """One step of weights in closed form; those that close a fit beside a learned encoder."""
-        seen = None
-        if held_out is not None and weights.learns and weights.hears_held_out:
-            with evaluating(self.encoder):
-                seen = held_out, self.encoder(held_out.x)
-        # Sites average over the noise of dropout, under which the encoder was trained. Where the
-        # noise of the targets is inferred, the last ones do not: it would absorb that of dropout.
-        quiet = last and self.likelihood.has_noise
-        varies = self.encoder.training and not quiet and self.encoder.has_dropout
-        closes = last and weights.learns
-        count = _CLOSING_STEPS if closes else 1
-        for step in range(count):
-            if varies or not step:
-                mode = evaluating(self.encoder) if quiet else contextlib.nullcontext()
-                with weights.own_noise(), mode:
-                    law = self.encoder(batch.x)
-            rate = 2 / (step + 2) if closes else None  # later steps weigh more in the average
-            ends = last and step == count - 1
-            weights.update(batch, law, self.likelihood, ends, seen, rate)
 
     def _representations(self, batch: Batch, relatedness: Tensor | None) -> Tensor:
         if self.encoder.has_density:

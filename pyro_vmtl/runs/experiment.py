@@ -37,7 +37,7 @@ from pyro_vmtl.inspection import (
 )
 from pyro_vmtl.inspection.gains import MOST_LENDERS, WITHOUT
 from pyro_vmtl.inspection.scored import ALL_TASKS
-from pyro_vmtl.model import Family, NestedWeights, Settings, Standard
+from pyro_vmtl.model import Family, Settings, Standard
 from pyro_vmtl.model.architectures import BESIDE_GRADIENTS, takes_no_gradient
 from pyro_vmtl.runs.configuration import Plan, read_plan, repeatable
 from pyro_vmtl.runs.fits import fit_plan, predict_held_out, versions
@@ -276,9 +276,8 @@ def _write_inspection(
 
 def _gains(fitted: FittedVMTL, plan: Plan, seed: int) -> pd.DataFrame | None:
     """What sharing gains, where it can be had without a trained encoder."""
-    weights, is_fixed = fitted.vmtl.classifier, takes_no_gradient(fitted.settings.encoder)
-    shares = isinstance(weights, NestedWeights) and weights.shares_weights
-    if not shares or not is_fixed or len(fitted.names) < 2:
+    is_fixed = takes_no_gradient(fitted.settings.encoder)
+    if not fitted.vmtl.classifier.shares_weights or not is_fixed or len(fitted.names) < 2:
         return None
     return gains(fitted, plan.splits.train, seed=seed)
 

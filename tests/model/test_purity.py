@@ -12,7 +12,13 @@ from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
-from pyro_vmtl.model import Borrowing, FeedbackWeights, NestedWeights, PooledWeights
+from pyro_vmtl.model import (
+    AmortisedWeights,
+    Borrowing,
+    FeedbackWeights,
+    NestedWeights,
+    PooledWeights,
+)
 
 if TYPE_CHECKING:
     from tests.model.conftest import Case
@@ -67,7 +73,7 @@ def test_running_a_program_changes_nothing(case: Case, is_training: bool) -> Non
 def test_update_moves_what_is_to_move_and_no_parameter(case: Case) -> None:
     vmtl, batch = case.vmtl, case.batch
     moving: set[str] = set()
-    if vmtl.classifier.observes:
+    if isinstance(vmtl.classifier, AmortisedWeights):
         moving |= {"classifier.sums", "classifier.counts"}
     if vmtl.classifier.is_conjugate:
         moving |= {f"classifier.{name}" for name in CONJUGATE}

@@ -7,7 +7,7 @@ posterior of weights, the parameters that are not weights, and the predictive di
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import ClassVar
 
@@ -180,6 +180,17 @@ class Likelihood(nn.Module):
                 f"task {tasks.names[int(tasks.task[row])]!r} has the target {value:g}, and the "
                 f"likelihood is {name}; expected {self.expects}"
             )
+
+    def of_single_tasks(self) -> Iterable[nn.Parameter]:
+        """The parameters of which every task has its own."""
+        return ()
+
+    def class_weights(self, weights: Tensor) -> Tensor:
+        """Weights with a row for each class or output, from those of the linear predictor.
+
+        :param weights: ``[..., K, q]``.
+        """
+        return weights
 
     def filled(self, batch: Batch) -> Tensor:
         """The targets, with a value that fits where there is none, ``[T, B]`` or ``[T, B, K]``."""

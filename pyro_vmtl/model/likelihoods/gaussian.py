@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,6 +69,9 @@ class GaussianLikelihood(Likelihood):
             self.register_buffer("target_loc", torch.zeros(num_outputs, dtype=torch.float64))
             self.register_buffer("target_scale", torch.ones(num_outputs, dtype=torch.float64))
         self.learned = learned
+
+    def of_single_tasks(self) -> Iterable[nn.Parameter]:
+        return self.parameters()
 
     @property
     def noise(self) -> Tensor:

@@ -261,6 +261,7 @@ class NestedWeights(ConjugateWeights):
     """
 
     shares_weights: ClassVar[bool] = True
+    draws_scales: ClassVar[bool] = True
     hears_held_out: ClassVar[bool] = True
     pool: Nested
     effective: Tensor

@@ -11,9 +11,9 @@ from torch import Tensor
 from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Gaussians, PosteriorMixture, RowGaussians
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.model.borrowing import Borrowing
 from pyro_vmtl.model.likelihoods import Likelihood
 from pyro_vmtl.model.pools import Pool, Standard
+from pyro_vmtl.model.posteriors import Lending
 from pyro_vmtl.model.priors.gibbs import Evidence, Moments
 from pyro_vmtl.model.priors.sites import ConjugateWeights
 
@@ -52,7 +52,7 @@ class PooledWeights(ConjugateWeights):
     noise: Tensor
     unit: Tensor
     alone: PooledWeights | None
-    _borrowing: tuple[Borrowing, ...] = ()
+    _lending: tuple[Lending, ...] = ()
 
     def __init__(self, pool: Pool, *args: Any, **kwargs: Any) -> None:
         super().__init__(pool, *args, **kwargs)
@@ -63,9 +63,8 @@ class PooledWeights(ConjugateWeights):
         if self.alone is not None:
             self.alone.every, self.alone.moves_likelihood = 1, False  # it is updated when these are
 
-    def bind(self, borrowing: Borrowing) -> None:
-        """Say by what relatedness these tasks borrow."""
-        self._borrowing = (borrowing,)  # in a tuple: not a submodule
+    def bind(self, lending: Lending) -> None:
+        self._lending = (lending,)  # in a tuple: not a submodule
 
     # Distributions
 
@@ -90,7 +89,7 @@ class PooledWeights(ConjugateWeights):
         if draw is None:
             zeros = torch.zeros_like(self.loc).unsqueeze(1)
             return dist.Normal(zeros, self.unit.expand_as(zeros)).to_event(2)
-        law = self._borrowing[0].prior(draw, self.lent())
+        law = self._lending[0].prior(draw, self.lent())
         if isinstance(law, PosteriorMixture):
             loc, scale = (self.unit * part for part in law.components)
             return PosteriorMixture(law.log_weights, Gaussians(loc, scale), 2, law.kl_bound)
@@ -120,7 +119,7 @@ class PooledWeights(ConjugateWeights):
         rate: float,
     ) -> None:
         if self.alone is not None:
-            self.alone.update(batch, representations, likelihood, rate=rate)
+            self.alone.step(batch, representations, likelihood, rate=rate)
         super()._step(batch, representations, likelihood, rate)
 
     def find_posterior(self, likelihood: Likelihood, last: bool, held_out: Evidence | None) -> None:
@@ -131,9 +130,9 @@ class PooledWeights(ConjugateWeights):
         :param held_out: not heard.
         """
         draws = None
-        if self._borrowing:
+        if self._lending:
             with self.own_noise():
-                law = self._borrowing[0].relatedness_posterior()
+                law = self._lending[0].relatedness_posterior()
                 draws = law.sample(torch.Size([_DRAWS]))
         if self.alone is not None and (last or int(self.steps) == 1):
             # From there a task takes to lenders who are like what it infers by itself.

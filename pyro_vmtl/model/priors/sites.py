@@ -14,7 +14,8 @@ from torch import Tensor
 from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Gaussians
 from pyro_vmtl.errors import InputError
-from pyro_vmtl.model.borrowing import Borrowing
+from pyro_vmtl.model.encoders import Encoder
+from pyro_vmtl.model.evaluation import evaluating
 from pyro_vmtl.model.likelihoods import Likelihood, with_bias
 from pyro_vmtl.model.pools import Pool
 from pyro_vmtl.model.posteriors import WeightsPosterior
@@ -23,6 +24,7 @@ from pyro_vmtl.model.priors.gibbs import Evidence, Moments
 __all__ = ["ConjugateWeights", "Seen"]
 
 _EVERY = 10  # iterations between two updates, where an encoder learns
+_CLOSING_STEPS = 20  # beside an encoder that has learned, averaged over its noise
 _DRAWS_OF_Z = 4
 _MOST_ENTRIES = 2**26  # of all precisions, 512 MiB
 
@@ -53,8 +55,6 @@ class ConjugateWeights(WeightsPosterior):
         steps, so that old sites must be left.
     :raises InputError: if Lambda takes more than 512 MiB.
 
-    :cvar shares_weights: whether what tasks lend each other is evidence about weights, so that a
-        task or a row joins and leaves by linear algebra.
     :cvar hears_held_out: whether the prior is inferred from held-out samples as well, beside an
         encoder that learns.
     :ivar moves_likelihood: whether the parameters of the likelihood and its noise move with these
@@ -66,9 +66,8 @@ class ConjugateWeights(WeightsPosterior):
     :ivar loc: mean of q(w), ``[T, K, q]`` float64; ``covariance``: ``[T, K, q, q]``. Likewise.
     """
 
-    is_conjugate = True
+    is_conjugate: ClassVar[bool] = True
     moves_likelihood = True
-    shares_weights: ClassVar[bool] = False
     hears_held_out: ClassVar[bool] = False
     precision: Tensor
     shift: Tensor
@@ -130,9 +129,6 @@ class ConjugateWeights(WeightsPosterior):
         squares = self.squares if self.infers_noise else None
         return Evidence(self.precision, self.shift, self.counts, squares)
 
-    def bind(self, borrowing: Borrowing) -> None:
-        """Say by what relatedness these tasks borrow: called once."""
-
     def weights_prior(self, draw: Tensor | None) -> dist.TorchDistribution:
         """p(w | draw), what the other tasks' sites say, batch shape ``[..., T, 1]``."""
         raise NotImplementedError
@@ -145,18 +141,46 @@ class ConjugateWeights(WeightsPosterior):
         """The variance of a regression's noise in each of them, ``[S, T, K]``; else 1."""
         raise NotImplementedError
 
-    def sentences(self) -> list[str]:
-        """What a reader should know of the inference of these weights."""
-        return []
-
     # What moves
-
-    def is_due(self) -> bool:
-        """Whether this iteration has an update; beside an encoder that learns, few have."""
-        return self.loc.is_meta or int(self.steps) % self.every == 0
 
     @torch.no_grad()
     def update(
+        self,
+        batch: Batch,
+        encoder: Encoder,
+        likelihood: Likelihood,
+        last: bool = False,
+        held_out: Batch | None = None,
+    ) -> None:
+        """A step, where the iteration has one: beside an encoder that learns, few have.
+
+        When training beside an encoder ends, more steps close it: sites average over the noise of
+        dropout, under which the encoder was trained. Where the noise of the targets is inferred,
+        these are without dropout: that noise would be taken for the targets'.
+
+        The arguments are those of :meth:`WeightsPosterior.update`.
+        """
+        if not (last or self.loc.is_meta) and int(self.steps) % self.every:
+            self.steps += 1
+            return
+        seen = None
+        if held_out is not None and self.learns and self.hears_held_out:
+            with evaluating(encoder):
+                seen = held_out, encoder(held_out.x)
+        quiet = last and likelihood.has_noise
+        varies = encoder.training and not quiet and encoder.has_dropout
+        closes = last and self.learns
+        count = _CLOSING_STEPS if closes else 1
+        for number in range(count):
+            if varies or not number:
+                mode = evaluating(encoder) if quiet else contextlib.nullcontext()
+                with self.own_noise(), mode:
+                    law = encoder(batch.x)
+            rate = 2 / (number + 2) if closes else None  # later steps weigh more in the average
+            self.step(batch, law, likelihood, last and number == count - 1, seen, rate)
+
+    @torch.no_grad()
+    def step(
         self,
         batch: Batch,
         representations: dist.TorchDistribution,

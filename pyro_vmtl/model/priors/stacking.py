@@ -64,7 +64,7 @@ class StackedEncoder(Encoder):
         (alone,), batch = self._alone, tasks.dense()
         z = self.own(batch.x)
         for _ in range(_STEPS):
-            alone.update(batch, z, likelihood)
+            alone.step(batch, z, likelihood)
         self.loc.copy_(alone.loc)
 
     def outputs(self, z: Tensor) -> Tensor:
