@@ -1,9 +1,11 @@
 """q(z | x): encoders from inputs ``[T, B, *input]`` to distributions of representations."""
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -39,6 +41,14 @@ def is_dropout(part: nn.Module) -> bool:
     return isinstance(part, _DROPOUT) and part.p > 0
 
 
+def _dropouts(network: nn.Module) -> Iterator[Any]:
+    for part in network.modules():
+        if is_dropout(part):
+            yield part
+        elif isinstance(part, PerTask):
+            yield from _dropouts(part.skeleton)
+
+
 class Encoder(nn.Module):
     """q(z | x), amortised; subclass it to bring your own.
 
@@ -59,7 +69,19 @@ class Encoder(nn.Module):
     @property
     def has_dropout(self) -> bool:
         """Whether training drops some of what a part of the encoder is given."""
-        return any(map(is_dropout, self.modules()))
+        return any(True for _ in _dropouts(self))
+
+    @contextlib.contextmanager
+    def dropping(self, least: float) -> Iterator[None]:
+        """Drop this share in training mode, wherever a smaller one is dropped."""
+        before = [(part, part.p) for part in _dropouts(self)]
+        for part, share in before:
+            part.p = max(least, share)
+        try:
+            yield
+        finally:
+            for part, share in before:
+                part.p = share
 
     @property
     def is_function(self) -> bool:
@@ -343,6 +365,11 @@ class PerTask(nn.Module):
         self._buffer_names = list(buffers)
         # A skeleton without storage; in a tuple, so that it is not a submodule with parameters.
         self._skeleton = (copy.deepcopy(networks[0]).to("meta"),)
+
+    @property
+    def skeleton(self) -> nn.Module:
+        """One of the networks, without storage for its parameters."""
+        return self._skeleton[0]
 
     def of_single_tasks(self) -> Iterable[nn.Parameter]:
         """All of them."""

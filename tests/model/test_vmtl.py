@@ -11,7 +11,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from pyro_vmtl.data import Batch, Views
@@ -29,6 +29,7 @@ from pyro_vmtl.model import (
     Linear,
     Mixture,
     Nested,
+    PerTask,
     Pool,
     Power,
     Settings,
@@ -158,6 +159,23 @@ class TestTheEndOfTraining:
         vmtl.encoder.register_forward_hook(lambda *_: runs.append(1))
         vmtl.update(_batch(2), last=True)
         assert (len(runs) == 1) == (dropout == 0)
+
+    @pytest.mark.parametrize(("dropout", "dropped"), [(0.1, 0.2), (0.3, 0.3)])
+    @pytest.mark.parametrize("per_task", [False, True])
+    def test_drops_a_fifth_at_least(self, dropout: float, dropped: float, per_task: bool) -> None:
+        encoder = MLP(3, hidden=(16,), dropout=dropout, stochastic=False, per_task=per_task)
+        vmtl = assemble(Settings(encoder, Standard()), 2, 3, (4,), is_classification=True)
+        seen: list[float] = []
+        network = next(vmtl.encoder.children())
+        skeleton = network.skeleton if isinstance(network, PerTask) else network
+        parts = [part for part in skeleton.modules() if isinstance(part, nn.Dropout)]
+        vmtl.encoder.register_forward_hook(lambda *_: seen.extend(part.p for part in parts))
+        vmtl.update(_batch(2))
+        assert set(seen) == {dropout}
+        seen.clear()
+        vmtl.update(_batch(2), last=True)
+        assert set(seen) == {dropped}
+        assert {part.p for part in parts} == {dropout}
 
     def test_does_not_take_it_for_noise_of_targets(self) -> None:
         one, two = (self._sites(seed, last=True, of_numbers=True) for seed in (0, 1))

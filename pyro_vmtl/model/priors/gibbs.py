@@ -204,10 +204,12 @@ def sweep(
     state: State,
     generator: torch.Generator,
     of_noise: Evidence | None = None,
+    moves_labels: bool = True,
 ) -> Tensor:
     """One sweep over all that is unknown; the state is changed in place. All is on the CPU.
 
     :param of_noise: by which the noise of a regression is drawn; None, by ``evidence``.
+    :param moves_labels: whether partitions move; else they stay as they are in this sweep.
     :return: the mean of the weights given what was drawn, ``[S, T, K, q]``: by it is judged how
         many draws are effective.
     """
@@ -216,7 +218,7 @@ def sweep(
     if prior.has_clusters:
         _draw_cluster_variance(*sums, prior, state, generator)
     mean = _draw_mean(*sums, prior, state, generator)
-    if prior.has_clusters and prior.known is None and len(evidence.counts) > 1:
+    if prior.has_clusters and prior.known is None and moves_labels and len(evidence.counts) > 1:
         _move_labels(sites, mean, prior, state, generator)
         sums = sites.by_cluster(state.labels)
         mean = _draw_mean(*sums, prior, state, generator)

@@ -16,9 +16,11 @@ import torch
 from pyro.ops.stats import effective_sample_size
 from torch import Tensor, nn
 
+from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Relatives
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
+from pyro_vmtl.model.encoders import Encoder, PrincipalComponentsEncoder
 from pyro_vmtl.model.likelihoods import Likelihood
 from pyro_vmtl.model.pools import Kind, Pool, Setup, Spread
 from pyro_vmtl.model.posteriors import WeightsPosterior
@@ -41,6 +43,9 @@ Deviation = Literal["none", "intercept", "shared", "features", "fixed"]
 
 _CHAINS = 8
 _SWEEPS = 3  # in an update; the draws of the last two give the moments; beside an encoder one
+_FIRST_STEPS = 40  # beside an encoder, in which partitions do not hear what it makes of the data
+_UPDATES = 10  # of the model by whose partitions it starts; the draws of the last six are kept
+_MOST_INPUTS = 4096  # that it looks at
 _BURN_IN = 10  # sweeps of the last look that are thrown away
 _ROUND = 50  # sweeps between two looks at how many effective draws there are
 _ROUNDS = 16
@@ -258,6 +263,8 @@ class NestedWeights(ConjugateWeights):
     :raises InputError: if Lambda takes more than 512 MiB, or a sweep too many multiplications.
 
     :ivar loc: mean of q(w), averaged over the latest draws; ``covariance``: likewise.
+    :ivar partitions: those that are drawn beside an encoder that learns, where they must not hear
+        what it makes of the training data, ``[S, T]``.
     """
 
     shares_weights: ClassVar[bool] = True
@@ -265,6 +272,7 @@ class NestedWeights(ConjugateWeights):
     hears_held_out: ClassVar[bool] = True
     pool: Nested
     effective: Tensor
+    partitions: Tensor
 
     def __init__(
         self,
@@ -293,6 +301,7 @@ class NestedWeights(ConjugateWeights):
         self.register_buffer("groups", self._prior.groups, persistent=False)
         self.register_buffer("is_bias", self._prior.is_bias, persistent=False)
         start = starting_state(self.evidence, self._prior, _CHAINS)
+        self.register_buffer("partitions", start.labels.clone())
         for name in _FIELDS:  # where the chains stand, and the draws that are kept
             self.register_buffer(f"chain_{name}", getattr(start, name))
             self.register_buffer(f"draw_{name}", getattr(start, name).clone())
@@ -300,9 +309,12 @@ class NestedWeights(ConjugateWeights):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        labels = state_dict.get(f"{prefix}draw_labels")  # of a model saved by an earlier version
+        state_dict.setdefault(f"{prefix}partitions", self.partitions if labels is None else labels)
         for name, buffer in self._buffers.items():  # draws may be more, or fewer
             saved = state_dict.get(f"{prefix}{name}")
-            if not (name.startswith("draw_") and isinstance(saved, Tensor)) or buffer is None:
+            is_drawn = name.startswith("draw_") or name == "partitions"
+            if not (is_drawn and isinstance(saved, Tensor)) or buffer is None:
                 continue
             if saved.shape[1:] == buffer.shape[1:]:
                 setattr(self, name, buffer.new_empty(saved.shape))
@@ -413,6 +425,48 @@ class NestedWeights(ConjugateWeights):
 
     # What moves
 
+    def update(
+        self,
+        batch: Batch,
+        encoder: Encoder,
+        likelihood: Likelihood,
+        last: bool = False,
+        held_out: Batch | None = None,
+    ) -> None:
+        """See :meth:`ConjugateWeights.update`; before all else partitions are found to start by."""
+        if self._parts and not (self.loc.is_meta or int(self.steps)):
+            self._start(batch, likelihood, held_out)
+        super().update(batch, encoder, likelihood, last, held_out)
+
+    @property
+    def _parts(self) -> bool:
+        """Whether there are partitions to be found beside an encoder that learns."""
+        return self.learns and self._prior.has_clusters and self._prior.known is None
+
+    @torch.no_grad()
+    def _start(self, batch: Batch, likelihood: Likelihood, held_out: Batch | None) -> None:
+        """Find the partitions that fixed representations support, the principal components.
+
+        An encoder that is trained while all tasks are thought alike makes weights that all of them
+        can share, and data that it has learned from cannot contradict it any more.
+        """
+        stride = -(-math.prod(batch.x.shape[2:]) // _MOST_INPUTS)
+        x = batch.x.flatten(2)[..., ::stride]
+        fixed = PrincipalComponentsEncoder(x.shape[2:], self.slopes).to(x.device)
+        fixed.learn_from(x[batch.mask])
+        own, bias = copy.deepcopy(likelihood), self.event_shape[-1] > self.slopes
+        with self.own_noise():
+            twin = NestedWeights(self.pool, self.num_tasks, own, fixed.latent_dim, bias)
+        twin.to(self.shift.device)
+        seen = None
+        if held_out is not None:
+            seen = held_out, fixed(held_out.x.flatten(2)[..., ::stride])
+        labels = []
+        for _ in range(_UPDATES):
+            twin.step(batch, fixed(x), own, held_out=seen)
+            labels.append(twin.draws.labels)
+        self.partitions = torch.cat(labels[4:])
+
     def find_posterior(self, likelihood: Likelihood, last: bool, held_out: Evidence | None) -> None:
         """Some sweeps over partitions and scales, given the sites as they are.
 
@@ -424,20 +478,30 @@ class NestedWeights(ConjugateWeights):
         own = on_device(self.evidence, "cpu")
         evidence = own if held_out is None else own + on_device(held_out, "cpu")
         chains, prior = on_device(self.chains, "cpu"), on_device(self.prior, "cpu")
+        is_early = not last and int(self.steps) <= _FIRST_STEPS
+        moves = not self._parts or not (held_out is None or is_early)
+        partitions = self.partitions.cpu()
+
+        def move() -> Tensor:
+            if not moves:
+                among = torch.randint(len(partitions), (_CHAINS,), generator=generator)
+                chains.labels = partitions[among]
+            return sweep(evidence, prior, chains, generator, own, moves)
+
         kept: list[State] = []
         means: list[Tensor] = []
         if not last:
             sweeps = _SWEEPS if self.every == 1 else 1
             for number in range(sweeps):
-                sweep(evidence, prior, chains, generator, own)
+                move()
                 if number or sweeps == 1:
                     kept.append(_copy(chains))
         else:
             for _ in range(_BURN_IN):
-                sweep(evidence, prior, chains, generator, own)
+                move()
             for number in range(1, _ROUNDS + 1):
                 for _ in range(_ROUND):
-                    means.append(sweep(evidence, prior, chains, generator, own))
+                    means.append(move())
                     kept.append(_copy(chains))
                 self.effective.fill_(self._effective(kept, means))
                 # Half way it is seen whether as many again will do.
@@ -446,6 +510,8 @@ class NestedWeights(ConjugateWeights):
                     break
             kept = kept[:: -(-len(kept) * _CHAINS // _KEPT)]
         self._take_draws(chains, _joined(kept), likelihood)
+        if last and self._parts:
+            self.partitions = self.draws.labels.clone()
 
     def _take_draws(self, chains: State, draws: State, likelihood: Likelihood) -> None:
         """Stand where the chains stand, keep the draws, and hand the noise on."""
@@ -477,6 +543,7 @@ class NestedWeights(ConjugateWeights):
         self.counts = evidence.counts
         if evidence.squares is not None:
             self.squares = evidence.squares
+        self.partitions = draws.labels.to(self.partitions.device, copy=True)
         for name in ("steps", "seed", "effective"):
             getattr(self, name).copy_(getattr(like, name))
         self._take_draws(chains, draws, likelihood)

@@ -222,17 +222,126 @@ class TestHeldOut:
         one, other = self._updated(None, learns=False), self._updated(self._parts(-1.0, 1), False)
         assert _weights(one).loc.equal(_weights(other).loc)
 
-    def test_samples_part_tasks_that_label_a_few_digits_differently(self) -> None:
+    def test_samples_part_tasks_that_label_two_digits_differently(self) -> None:
         """Training makes an encoder under which all tasks could share their weights."""
-        splits = pv.relabelled_digits(shots=3, exchanged=3, seed=20)
+        splits = pv.relabelled_digits(shots=3, exchanged=2, seed=20)
         training = pv.TrainingSettings(epochs=4)
         fitted = pv.fit(splits.train, splits.validation, None, training, seed=20)
-        chance = _borrowing(fitted).probabilities()
-        assert splits.train.truth is not None
-        truth = splits.train.truth
-        own = torch.stack([truth[torch.arange(6) != t] == truth[t] for t in range(6)])
-        assert chance[own].min() > 0.8
-        assert chance[~own].max() < 0.2
+        own, other = _chances(fitted, splits.train)
+        assert own.min() > 0.8
+        assert other.max() < 0.2
+
+    def test_samples_are_not_needed_to_part_tasks_that_label_half_of_the_digits_differently(
+        self,
+    ) -> None:
+        splits = pv.relabelled_digits(shots=3, exchanged=5, seed=20)
+        training = pv.TrainingSettings(epochs=4)
+        fitted = pv.fit(splits.train, None, None, training, seed=20, log_warnings=False)
+        own, other = _chances(fitted, splits.train)
+        assert own.min() > 0.8
+        assert other.max() < 0.2
+
+
+def _chances(fitted: FittedVMTL, tasks: TaskSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of pairs that are related, and of the others."""
+    chance, truth = _borrowing(fitted).probabilities(), tasks.truth
+    assert truth is not None
+    count = len(truth)
+    own = torch.stack([truth[torch.arange(count) != t] == truth[t] for t in range(count)])
+    return chance[own], chance[~own]
+
+
+class TestTheStart:
+    """Beside an encoder that learns, partitions start from what principal components say."""
+
+    @staticmethod
+    def _built(
+        sign: float = -1.0, of_all: float = 1.0, pool: Nested | None = None
+    ) -> tuple[TaskSet, VMTL]:
+        torch.manual_seed(0)
+        generator = np.random.default_rng(0)
+        parts = {}
+        for t in range(4):
+            x = generator.normal(size=(40, 2))
+            slope = of_all * np.array([2.0, 1.0]) * (sign if t % 2 else 1.0)
+            parts[f"task {t}"] = (x, x @ slope + 0.3 * generator.normal(size=40))
+        tasks = TaskSet.from_arrays(parts)
+        encoder = MLP(2, hidden=(4,), dropout=0.0, stochastic=False)
+        return tasks, pv.build(tasks, encoder=encoder, pool=pool or Nested())
+
+    @staticmethod
+    def _partitions(vmtl: VMTL) -> set[tuple[int, ...]]:
+        return {tuple(labels) for labels in _weights(vmtl).partitions.tolist()}
+
+    @pytest.mark.parametrize("sign", [1.0, -1.0])
+    def test_is_what_the_inputs_say(self, sign: float) -> None:
+        tasks, vmtl = self._built(sign)
+        assert self._partitions(vmtl) == {(0, 0, 0, 0), (0, 1, 2, 3)}
+        vmtl.update(tasks.dense())
+        found = torch.tensor(sorted(self._partitions(vmtl)))
+        apart = (found[:, ::2, None] != found[:, None, 1::2]).double().mean()
+        assert (apart == 1) == (sign < 0)
+
+    def test_leaves_the_likelihood_and_the_callers_noise(self) -> None:
+        tasks, vmtl = self._built()
+        noise, before = torch.get_rng_state(), copy.deepcopy(vmtl.likelihood.state_dict())
+        _weights(vmtl)._start(tasks.dense(), vmtl.likelihood, None)
+        assert torch.get_rng_state().equal(noise)
+        after = vmtl.likelihood.state_dict()
+        assert all(after[name].equal(before[name]) for name in before)
+
+    def test_is_kept_until_held_out_samples_are_heard(self) -> None:
+        tasks, vmtl = self._built()
+        weights, batch = _weights(vmtl), tasks.dense()
+        vmtl.update(batch, held_out=batch)
+        apart = torch.arange(4).expand(3, 4).clone()
+        weights.partitions = apart
+        for steps, held_out, stay in (
+            (20, batch, True),
+            (20, None, True),
+            (60, batch, False),
+            (60, None, True),
+        ):
+            weights.chains.labels.zero_()
+            weights.steps.fill_(steps)
+            vmtl.update(batch, held_out=held_out)
+            assert bool((weights.draws.labels == apart[0]).all()) == stay, (steps, stay)
+
+    def test_stands_afterwards_for_what_held_out_samples_have_said(self) -> None:
+        tasks, vmtl = self._built()
+        batch = tasks.dense()
+        vmtl.update(batch)
+        vmtl.update(batch, True, batch)
+        weights = _weights(vmtl)
+        assert weights.partitions.equal(weights.draws.labels)
+
+    def test_is_for_partitions_that_are_to_be_found_beside_an_encoder(self) -> None:
+        _, vmtl = self._built(pool=Nested(known=[0, 1, 0, 1]))
+        tasks, fixed = self._built(pool=Nested(clusters=False))
+        identity = pv.build(tasks, encoder=Identity(), pool=Nested())
+        for one in (vmtl, fixed, identity):
+            before = _weights(one).partitions.clone()
+            one.update(tasks.dense())
+            assert _weights(one).partitions.equal(before)
+
+    def test_takes_inputs_that_are_many(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(12, 3, 50, 50, generator=generator)
+        y = torch.arange(12) % 2
+        tasks = TaskSet.from_arrays({f"task {t}": (x[t::3], y[t::3]) for t in range(3)})
+        vmtl = pv.build(tasks, encoder=MLP(3, hidden=(4,), stochastic=False), pool=Nested())
+        vmtl.update(tasks.dense())
+        assert len(_weights(vmtl).partitions) > 8
+
+    def test_is_loaded_from_a_model_that_was_saved_without(self) -> None:
+        tasks, vmtl = self._built()
+        batch = tasks.dense()
+        vmtl.update(batch, True, batch)
+        state = vmtl.state_dict()
+        del state["classifier.partitions"]
+        _, other = self._built()
+        other.load_state_dict(state)
+        assert _weights(other).partitions.equal(_weights(vmtl).draws.labels)
 
 
 class TestRegression:
