@@ -52,7 +52,7 @@ from pyro_vmtl.model import (
     Settings,
     assemble,
 )
-from pyro_vmtl.model.closed_form import conjugate_weights
+from pyro_vmtl.model.closed_form import conjugate_weights, nested_weights
 
 __all__ = ["FittedVMTL", "build", "fit", "lacking_a_class"]
 
@@ -593,11 +593,18 @@ def _unchecked(vmtl: VMTL) -> list[str]:
             "intervals are too narrow. Pass validation data, and look at the coverage of their "
             "intervals."
         )
-    if "weights" in vmtl.borrowing:
+    if vmtl.classifier.shares_weights and nested_weights(vmtl).finds_partitions:
+        said.append(
+            "Without validation data relatedness is judged by the principal components of the "
+            "inputs, since the encoder has seen the training samples: tasks whose inputs differ "
+            "may be called unrelated, although they are alike in what the encoder makes of them. "
+            "Pass validation data, by which it is judged then."
+        )
+    elif "weights" in vmtl.borrowing and vmtl.pool.kind != "clusters":
         said.append(
             "Relatedness is inferred from samples that the encoder was trained on: tasks that "
-            "label a few classes differently may be called related with a chance near 1. Pass "
-            "validation data, which the pool Nested then hears as well."
+            "label a few classes differently may be called related with a chance near 1. The pool "
+            "Nested judges it by validation data."
         )
     return said
 

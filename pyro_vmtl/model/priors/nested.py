@@ -434,12 +434,12 @@ class NestedWeights(ConjugateWeights):
         held_out: Batch | None = None,
     ) -> None:
         """See :meth:`ConjugateWeights.update`; before all else partitions are found to start by."""
-        if self._parts and not (self.loc.is_meta or int(self.steps)):
+        if self.finds_partitions and not (self.loc.is_meta or int(self.steps)):
             self._start(batch, likelihood, held_out)
         super().update(batch, encoder, likelihood, last, held_out)
 
     @property
-    def _parts(self) -> bool:
+    def finds_partitions(self) -> bool:
         """Whether there are partitions to be found beside an encoder that learns."""
         return self.learns and self._prior.has_clusters and self._prior.known is None
 
@@ -462,10 +462,12 @@ class NestedWeights(ConjugateWeights):
         if held_out is not None:
             seen = held_out, fixed(held_out.x.flatten(2)[..., ::stride])
         labels = []
-        for _ in range(_UPDATES):
-            twin.step(batch, fixed(x), own, held_out=seen)
+        for number in range(1, _UPDATES + 1):
+            twin.step(batch, fixed(x), own, seen is None and number == _UPDATES, seen)
             labels.append(twin.draws.labels)
-        self.partitions = torch.cat(labels[4:])
+        # Without held-out samples they say all that is said of relatedness: they are many then.
+        self.partitions = labels[-1] if seen is None else torch.cat(labels[4:])
+        self.effective.copy_(twin.effective)
 
     def find_posterior(self, likelihood: Likelihood, last: bool, held_out: Evidence | None) -> None:
         """Some sweeps over partitions and scales, given the sites as they are.
@@ -479,8 +481,8 @@ class NestedWeights(ConjugateWeights):
         evidence = own if held_out is None else own + on_device(held_out, "cpu")
         chains, prior = on_device(self.chains, "cpu"), on_device(self.prior, "cpu")
         is_early = not last and int(self.steps) <= _FIRST_STEPS
-        moves = not self._parts or not (held_out is None or is_early)
-        partitions = self.partitions.cpu()
+        moves = not self.finds_partitions or not (held_out is None or is_early)
+        partitions, most = self.partitions.cpu(), math.inf if moves else float(self.effective)
 
         def move() -> Tensor:
             if not moves:
@@ -503,14 +505,15 @@ class NestedWeights(ConjugateWeights):
                 for _ in range(_ROUND):
                     means.append(move())
                     kept.append(_copy(chains))
-                self.effective.fill_(self._effective(kept, means))
+                effective = self._effective(kept, means)
+                self.effective.fill_(min(effective, most))
                 # Half way it is seen whether as many again will do.
-                hopeless = 2 * number == _ROUNDS and 2 * self.effective < EFFECTIVE_DRAWS
-                if self.effective >= EFFECTIVE_DRAWS or hopeless:
+                hopeless = 2 * number == _ROUNDS and 2 * effective < EFFECTIVE_DRAWS
+                if effective >= EFFECTIVE_DRAWS or hopeless:
                     break
             kept = kept[:: -(-len(kept) * _CHAINS // _KEPT)]
         self._take_draws(chains, _joined(kept), likelihood)
-        if last and self._parts:
+        if last and self.finds_partitions:
             self.partitions = self.draws.labels.clone()
 
     def _take_draws(self, chains: State, draws: State, likelihood: Likelihood) -> None:
@@ -543,7 +546,8 @@ class NestedWeights(ConjugateWeights):
         self.counts = evidence.counts
         if evidence.squares is not None:
             self.squares = evidence.squares
-        self.partitions = draws.labels.to(self.partitions.device, copy=True)
+        if self.finds_partitions:
+            self.partitions = draws.labels.to(self.partitions.device, copy=True)
         for name in ("steps", "seed", "effective"):
             getattr(self, name).copy_(getattr(like, name))
         self._take_draws(chains, draws, likelihood)
