@@ -30,11 +30,14 @@ POOLS = {
 }
 
 
-def score(exchanged: int, images: int, method: str, seed: int) -> dict[str, object]:
+def score(
+    exchanged: int, images: int, method: str, seed: int, unvalidated: bool = False
+) -> dict[str, object]:
     """One fit and what it says."""
     splits = pv.relabelled_digits(shots=images, exchanged=exchanged, seed=seed)
     settings = pv.Settings(pool=POOLS[method])
-    fitted = pv.fit(splits.train, splits.validation, settings, seed=seed, log_warnings=False)
+    validation = None if unvalidated else splits.validation
+    fitted = pv.fit(splits.train, validation, settings, seed=seed, log_warnings=False)
     row: dict[str, object] = {"exchanged": exchanged, "images": images, "method": method}
     row |= {"seed": seed, "nll": fitted.predict(splits.test).metrics()["mean"]["nll"]}
     if method == "nested":
@@ -78,6 +81,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(425, 430)))
     parser.add_argument("--exchanged", type=int, nargs="+", default=list(EXCHANGED))
     parser.add_argument("--images", type=int, nargs="+", default=[3], help="per class and task")
+    parser.add_argument("--methods", nargs="+", choices=POOLS, default=list(POOLS))
+    parser.add_argument("--unvalidated", action="store_true", help="fit without validation images")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/exchanged.csv"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -85,9 +90,9 @@ def main() -> None:
     rows = []
     for exchanged in options.exchanged:
         for images in options.images:
-            for method in POOLS:
+            for method in options.methods:
                 for seed in options.seeds:
-                    rows.append(score(exchanged, images, method, seed))
+                    rows.append(score(exchanged, images, method, seed, options.unvalidated))
                     print(rows[-1], flush=True)
     results = pd.DataFrame(rows)
     results.to_csv(options.out, index=False)

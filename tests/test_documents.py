@@ -94,6 +94,11 @@ def test_the_table_of_exchanged_digits_is_the_summary_of_its_results() -> None:
         assert stated in said
     for _, chances in unseen.dropna().groupby("exchanged")["chance, other code"]:
         assert f"{chances.mean():.3f} ± {chances.std():.3f}".replace("0.", ".") in said
+    said = " ".join(page.partition("**Without validation images")[2].split())
+    unvalidated = pd.read_csv(RESULTS / "exchanged_unvalidated.csv").groupby("exchanged")
+    for column in ("nll", "chance, other code", "chance, same code"):
+        for _, values in unvalidated[column]:
+            assert f"{values.mean():.3f} ± {values.std():.3f}".replace("0.", ".") in said
 
 
 def test_the_table_of_representations_is_that_of_its_results() -> None:
@@ -134,7 +139,7 @@ def test_the_table_of_digits_and_rivals_is_the_summary_of_its_results() -> None:
     assert set(results["seed"]) == set(range(400, 410))
     nll = results.pivot(index=["shots", "seed"], columns="method", values="nll")
     mean = nll.groupby("shots").mean()
-    for rival in ("one network", "four networks"):
+    for rival in ("logistic, per task", "logistic, pooled", "one network", "four networks"):
         assert (mean["default"] < mean[rival]).all()
         ahead = (nll["default"] < nll[rival]).groupby("shots").sum()
         assert (ahead >= 8).all()  # of ten seeds

@@ -421,7 +421,7 @@ def fit(
                 log_warnings=log_warnings,
                 seed=seed,
                 notes=notes,
-                choose=is_new and settings.likelihood is None and _leaves_rows_out(vmtl),
+                choose=is_new and settings.likelihood is None and vmtl.classifier.shares_weights,
             )
         _run(trainer, module, batches, resume)
         if validation is not None:
@@ -494,11 +494,6 @@ def _without_gradients(
         if on_epoch is not None:
             on_epoch(history)
     return _fitted(vmtl, tasks, settings, history, on_cpu, [], log_warnings, (note,))
-
-
-def _leaves_rows_out(vmtl: VMTL) -> bool:
-    """Whether a row leaves the weights by linear algebra: by such rows likelihoods are compared."""
-    return vmtl.classifier.shares_weights
 
 
 def _update(

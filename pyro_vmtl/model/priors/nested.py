@@ -20,7 +20,7 @@ from pyro_vmtl.data import Batch
 from pyro_vmtl.distributions import Relatives
 from pyro_vmtl.errors import InputError
 from pyro_vmtl.model.borrowing import Borrowing
-from pyro_vmtl.model.encoders import Encoder, PrincipalComponentsEncoder
+from pyro_vmtl.model.encoders import PrincipalComponentsEncoder
 from pyro_vmtl.model.likelihoods import Likelihood
 from pyro_vmtl.model.pools import Kind, Pool, Setup, Spread
 from pyro_vmtl.model.posteriors import WeightsPosterior
@@ -98,7 +98,9 @@ class NestedBorrowing(Borrowing):
         With n draws none is said to be nearer to 0 or 1 than 1 / (2 n + 2).
         """
         rows = self.relatedness_posterior().mean.squeeze(-2)
-        effective = float(self._weights[0].effective) or float(len(self.labels))
+        kept = float(len(self.labels))
+        # In training there is one for each chain, whatever an earlier last look has counted.
+        effective = kept if kept <= _CHAINS else float(self._weights[0].effective) or kept
         return (rows * effective + 0.5) / (effective + 1)
 
     def chance_before_data(self) -> float:
@@ -425,31 +427,19 @@ class NestedWeights(ConjugateWeights):
 
     # What moves
 
-    def update(
-        self,
-        batch: Batch,
-        encoder: Encoder,
-        likelihood: Likelihood,
-        last: bool = False,
-        held_out: Batch | None = None,
-    ) -> None:
-        """See :meth:`ConjugateWeights.update`; before all else partitions are found to start by."""
-        if self.finds_partitions and not (self.loc.is_meta or int(self.steps)):
-            self._start(batch, likelihood, held_out)
-        super().update(batch, encoder, likelihood, last, held_out)
-
     @property
     def finds_partitions(self) -> bool:
         """Whether there are partitions to be found beside an encoder that learns."""
         return self.learns and self._prior.has_clusters and self._prior.known is None
 
-    @torch.no_grad()
-    def _start(self, batch: Batch, likelihood: Likelihood, held_out: Batch | None) -> None:
+    def start(self, batch: Batch, likelihood: Likelihood, held_out: Batch | None) -> None:
         """Find the partitions that fixed representations support, the principal components.
 
         An encoder that is trained while all tasks are thought alike makes weights that all of them
         can share, and data that it has learned from cannot contradict it any more.
         """
+        if not self.finds_partitions:
+            return
         stride = -(-math.prod(batch.x.shape[2:]) // _MOST_INPUTS)
         x = batch.x.flatten(2)[..., ::stride]
         fixed = PrincipalComponentsEncoder(x.shape[2:], self.slopes).to(x.device)
@@ -480,19 +470,14 @@ class NestedWeights(ConjugateWeights):
         own = on_device(self.evidence, "cpu")
         evidence = own if held_out is None else own + on_device(held_out, "cpu")
         chains, prior = on_device(self.chains, "cpu"), on_device(self.prior, "cpu")
-        is_early = not last and int(self.steps) <= _FIRST_STEPS
-        moves = not self.finds_partitions or not (held_out is None or is_early)
-        partitions, most = self.partitions.cpu(), math.inf if moves else float(self.effective)
-        nearest = None
-        if not moves and not last and held_out is None:
-            nearest = nearest_to_all(partitions).repeat(_CHAINS, 1)
+        partitions = self._given_partitions(last, held_out)
+        most = math.inf if partitions is None else float(self.effective)
 
         def move() -> Tensor:
-            if not moves:
-                # An encoder that is trained under two partitions at once serves the worse one.
+            if partitions is not None:
                 among = torch.randint(len(partitions), (_CHAINS,), generator=generator)
-                chains.labels = partitions[among] if nearest is None else nearest
-            return sweep(evidence, prior, chains, generator, own, moves)
+                chains.labels = partitions[among]
+            return sweep(evidence, prior, chains, generator, own, partitions is None)
 
         kept: list[State] = []
         means: list[Tensor] = []
@@ -519,6 +504,17 @@ class NestedWeights(ConjugateWeights):
         self._take_draws(chains, _joined(kept), likelihood)
         if last and self.finds_partitions:
             self.partitions = self.draws.labels.clone()
+
+    def _given_partitions(self, last: bool, held_out: Evidence | None) -> Tensor | None:
+        """Where partitions must not hear the encoder: what is drawn from, ``[P, T]``; else None."""
+        if not self.finds_partitions:
+            return None
+        partitions = self.partitions.cpu()
+        if held_out is None:
+            # An encoder that is trained under two partitions at once serves the worse one.
+            return partitions if last else nearest_to_all(partitions).unsqueeze(0)
+        is_early = not last and int(self.steps) <= _FIRST_STEPS
+        return partitions if is_early else None
 
     def _take_draws(self, chains: State, draws: State, likelihood: Likelihood) -> None:
         """Stand where the chains stand, keep the draws, and hand the noise on."""

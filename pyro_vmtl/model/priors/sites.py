@@ -165,6 +165,8 @@ class ConjugateWeights(WeightsPosterior):
         if not (last or self.loc.is_meta) and int(self.steps) % self.every:
             self.steps += 1
             return
+        if not (self.loc.is_meta or int(self.steps)):
+            self.start(batch, likelihood, held_out)
         seen = None
         if held_out is not None and self.learns and self.hears_held_out:
             with evaluating(encoder):
@@ -180,6 +182,9 @@ class ConjugateWeights(WeightsPosterior):
                     law = encoder(batch.x)
             rate = 2 / (number + 2) if closes else None  # later steps weigh more in the average
             self.step(batch, law, likelihood, last and number == count - 1, seen, rate)
+
+    def start(self, batch: Batch, likelihood: Likelihood, held_out: Batch | None) -> None:
+        """What there is to do before the first step; the arguments are those of :meth:`update`."""
 
     @torch.no_grad()
     def step(

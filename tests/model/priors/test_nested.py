@@ -285,7 +285,7 @@ class TestTheStart:
     def test_leaves_the_likelihood_and_the_callers_noise(self) -> None:
         tasks, vmtl = self._built()
         noise, before = torch.get_rng_state(), copy.deepcopy(vmtl.likelihood.state_dict())
-        _weights(vmtl)._start(tasks.dense(), vmtl.likelihood, None)
+        _weights(vmtl).start(tasks.dense(), vmtl.likelihood, None)
         assert torch.get_rng_state().equal(noise)
         after = vmtl.likelihood.state_dict()
         assert all(after[name].equal(before[name]) for name in before)
@@ -306,6 +306,16 @@ class TestTheStart:
             weights.steps.fill_(steps)
             vmtl.update(batch, held_out=held_out)
             assert bool((weights.draws.labels == apart[0]).all()) == stay, (steps, stay)
+
+    def test_is_stated_no_surer_in_training_than_there_are_chains(self) -> None:
+        tasks, vmtl = self._built()
+        vmtl.update(tasks.dense())  # which counts hundreds of effective draws
+        borrowing = vmtl.borrowing["weights"]
+        assert isinstance(borrowing, NestedBorrowing)
+        assert float(_weights(vmtl).effective) > 100
+        assert float(borrowing.probabilities().min()) == pytest.approx(0.5 / 9)
+        vmtl.update(tasks.dense(), True)
+        assert float(borrowing.probabilities().min()) < 0.5 / 100
 
     def test_stands_afterwards_for_what_held_out_samples_have_said(self) -> None:
         tasks, vmtl = self._built()
