@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any, get_args
 
 import lightning
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vmtl.data import Batch, TaskBatches, TaskSet
 from pyro_vmtl.errors import InputError
@@ -155,6 +156,24 @@ class TestSharedParameters:
         vmtl = _vmtl(settings)
         found = _names(vmtl, shared_parameters(vmtl))
         assert {name.rpartition(".")[0] for name in found} == shared
+
+    @pytest.mark.parametrize("says_so", [False, True])
+    def test_are_not_those_of_a_part_that_calls_them_single_tasks(self, says_so: bool) -> None:
+        class Scaled(nn.Module):
+            """An encoder of the user's own, with a scale for each task."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.scale = nn.Parameter(torch.ones(3, 1, 1))
+
+        class Declared(Scaled):
+            def of_single_tasks(self) -> Iterable[nn.Parameter]:
+                return (self.scale,)
+
+        vmtl = _vmtl(Settings(MLP(5, hidden=(8,)), Standard(), classifier="mean_field"))
+        before = len(shared_parameters(vmtl))
+        vmtl.encoder.add_module("own", Declared() if says_so else Scaled())
+        assert len(shared_parameters(vmtl)) == before + (not says_so)
 
     @pytest.mark.parametrize("is_classification", [True, False])
     @pytest.mark.parametrize(
