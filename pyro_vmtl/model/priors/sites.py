@@ -25,7 +25,7 @@ __all__ = ["ConjugateWeights", "Seen"]
 
 _EVERY = 10  # iterations between two updates, where an encoder learns
 _CLOSING_STEPS = 20  # beside an encoder that has learned, averaged over its noise
-_CLOSING_DROPOUT = 0.2  # at least: features of training samples are firmer than those of others
+_CLOSING_DROPOUT = 0.2  # at least: representations of training samples are plainer than others
 _DRAWS_OF_Z = 4
 _MOST_ENTRIES = 2**26  # of all precisions, 512 MiB
 
@@ -156,9 +156,9 @@ class ConjugateWeights(WeightsPosterior):
         """A step, where the iteration has one: beside an encoder that learns, few have.
 
         When training beside an encoder ends, more steps close it: sites average over the noise of
-        dropout, under which the encoder was trained, and of a fifth at least, since it has made
-        training samples plainer than others. Where the noise of the targets is inferred, these are
-        without dropout: that noise would be taken for the targets'.
+        dropout, under which the encoder was trained, with a fifth dropped at least: training makes
+        the representations of its own samples plainer than those of others. Where the noise of the
+        targets is inferred, these steps have no dropout, whose noise would be taken for theirs.
 
         The arguments are those of :meth:`WeightsPosterior.update`.
         """
